@@ -1,0 +1,94 @@
+"""Attention for padding-free batches: many examples in one row, each attending to itself only.
+
+A batch of three examples is one row of shape (1, tokens); position ids restart at each example:
+
+    position_ids  0 1 2 3 4 | 0 1 2 | 0 1 2 3        segments 5, 3, 4
+
+``register()`` gives transformers an attention by the name ``padding_free`` and a mask function of
+the same name. Choose it with ``model.set_attn_implementation(ATTENTION_NAME)``. Rows with a cache,
+with an attention mask or with several rows a batch are sent to transformers' own SDPA, so one
+model trains padding-free, evaluates padded batches and generates.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+ATTENTION_NAME = "padding_free"
+
+
+def register() -> str:
+    """Make ``padding_free`` known to transformers (any number of times); returns the name."""
+    AttentionInterface.register(ATTENTION_NAME, attention_forward)
+    AttentionMaskInterface.register(ATTENTION_NAME, attention_mask)
+    return ATTENTION_NAME
+
+
+def segment_lengths(position_ids: torch.Tensor) -> list[int]:
+    """Lengths of the examples in a row of position ids (1, tokens) that restart at 0."""
+    if position_ids.dim() != 2 or position_ids.shape[0] != 1:
+        raise ValueError(f"position_ids of shape (1, tokens) wanted, not {(*position_ids.shape,)}")
+    row = position_ids[0]
+    starts = (row == 0).nonzero().flatten().tolist()
+    if not starts or starts[0] != 0:
+        starts = [0, *starts]
+    return [b - a for a, b in zip(starts, [*starts[1:], row.numel()], strict=True)]
+
+
+def attention_mask(batch_size: int, q_length: int, kv_length: int, **kwargs: Any) -> Any:
+    """No mask for a whole row of examples; SDPA's own mask for everything else."""
+    if batch_size == 1 and q_length == kv_length and kwargs.get("attention_mask") is None:
+        return None
+    return sdpa_mask(batch_size=batch_size, q_length=q_length, kv_length=kv_length, **kwargs)
+
+
+def attention_forward(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention inside each segment.
+
+    ``query`` (1, heads, tokens, head_dim), ``key`` and ``value`` (1, groups, tokens, head_dim);
+    returns (1, tokens, heads, head_dim). Segments come from the keyword ``segments`` (a list of
+    lengths), else from ``position_ids``.
+    """
+    segments = kwargs.pop("segments", None)
+    if attention_mask is not None or query.shape[0] != 1 or query.shape[2] != key.shape[2]:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    if segments is None:
+        positions = kwargs.get("position_ids")
+        segments = [query.shape[2]] if positions is None else segment_lengths(positions)
+    return per_segment(query, key, value, segments, dropout, scaling), None
+
+
+def per_segment(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    segments: list[int],
+    dropout: float = 0.0,
+    scaling: float | None = None,
+) -> torch.Tensor:
+    """One causal SDPA call a segment; ``split`` has a cheaper backward than slices."""
+    parts = zip(*(x.split(segments, dim=2) for x in (query, key, value)), strict=True)
+    outs = [
+        scaled_dot_product_attention(
+            q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=True
+        ).transpose(1, 2)
+        for q, k, v in parts
+    ]
+    return torch.cat(outs, dim=1)

@@ -1,0 +1,146 @@
+"""How dialogue turns become prompt ids, and how a prompt that is too long is shortened.
+
+Text is always encoded as plain text: a "[gMASK]" or "<|user|>" typed by a user is never turned
+into the special token of that name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Context = str | Sequence[Mapping[str, str]]
+
+
+def encode(text: str, tokenizer: Any) -> list[int]:
+    """Ids of a text alone, no special tokens added."""
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def special_id(tokenizer: Any, name: str) -> int:
+    """Id of a special token; ValueError when the tokenizer has none of that name."""
+    found = tokenizer.convert_tokens_to_ids(name)
+    if found is None or found == getattr(tokenizer, "unk_token_id", None):
+        raise ValueError(f"the tokenizer has no {name!r} token: choose the layout of its family")
+    return found
+
+
+def as_messages(context: Context) -> list[Mapping[str, str]]:
+    """A text as one user message; messages unchanged."""
+    return [{"role": "user", "content": context}] if isinstance(context, str) else list(context)
+
+
+def rounds(messages: Sequence[Mapping[str, str]]) -> str:
+    """ChatGLM2's dialogue text: ``[Round 1]⏎⏎问：…⏎⏎答：`` and so on; the last 答 stays open."""
+    text, number = "", 0
+    for message in messages:
+        if message["role"] == "system":
+            text += message["content"] + "\n\n"
+        elif message["role"] == "assistant":
+            text += message["content"] + "\n\n"
+        else:
+            number += 1
+            text += f"[Round {number}]\n\n问：{message['content']}\n\n答："
+    return text
+
+
+def cue_length(text: str, ids: Sequence[int], tokenizer: Any) -> int:
+    """How many of the last ids spell the text's last line (its answer cue, "Answer: " say)."""
+    cue = text.rstrip().rpartition("\n")[2].strip()
+    for count in range(1, min(len(ids), len(cue) + 8) + 1):
+        if cue and cue in tokenizer.decode(ids[-count:], skip_special_tokens=False):
+            return count
+    return 0
+
+
+def encode_within(text: str, tokenizer: Any, room: int | None) -> list[int]:
+    """Ids of a text, at most ``room``: what is dropped stood just before the text's last line.
+
+    A last line of more than half the room is no cue but content, and is cut in its middle.
+    """
+    ids = encode(text, tokenizer)
+    if room is None or len(ids) <= room:
+        return ids
+    if room < 2:
+        raise ValueError(f"{room} tokens are no room for a context: raise max_source_seq_len")
+    tail = cue_length(text, ids, tokenizer)
+    return cut(ids, room, tail if 0 < tail <= room // 2 else room // 2)
+
+
+def cut(ids: list[int], room: int, tail: int) -> list[int]:
+    """The first ``room - tail`` ids and the last ``tail``."""
+    return ids[: room - tail] + ids[len(ids) - tail :] if len(ids) > room else ids
+
+
+def chatglm3_prompt(context: Context, tokenizer: Any, limit: int | None = None) -> list[int]:
+    """``[gMASK] sop``, then ``<|role|> ⏎ content`` a message, then ``<|assistant|> ⏎``.
+
+    Each part is encoded for itself, as in the pre-training. ``limit`` shortens the longest
+    contents, each just before its last line.
+    """
+    messages = as_messages(context)
+    newline = encode("\n", tokenizer)
+    roles = [special_id(tokenizer, f"<|{message['role']}|>") for message in messages]
+    fixed = 2 + (1 + len(newline)) * (len(messages) + 1)
+    contents = fit([message["content"] for message in messages], tokenizer, limit, fixed)
+    ids = [special_id(tokenizer, "[gMASK]"), special_id(tokenizer, "sop")]
+    for role, content in zip(roles, contents, strict=True):
+        ids += [role, *newline, *content]
+    return [*ids, special_id(tokenizer, "<|assistant|>"), *newline]
+
+
+def fit(texts: list[str], tokenizer: Any, limit: int | None, fixed: int) -> list[list[int]]:
+    """Ids of each text; the longest are shortened until all and ``fixed`` more are ``limit``."""
+    parts = [encode(text, tokenizer) for text in texts]
+    while limit is not None and (over := fixed + sum(map(len, parts)) - limit) > 0:
+        longest = max(range(len(parts)), key=lambda i: len(parts[i]))
+        room = len(parts[longest]) - over
+        second = max((len(p) for i, p in enumerate(parts) if i != longest), default=0)
+        room = max(room, min(second, len(parts[longest]) - 1))
+        parts[longest] = encode_within(texts[longest], tokenizer, room)
+    return parts
+
+
+def template_prompt(context: Context, tokenizer: Any, limit: int | None = None) -> list[int]:
+    """The checkpoint's own chat template up to and including its cue for the assistant."""
+    messages = [dict(message) for message in as_messages(context)]
+    marks = [f"\ue000{i}\ue001" for i in range(len(messages))]
+    shell = [m | {"content": mark} for m, mark in zip(messages, marks, strict=True)]
+    text = render(shell, tokenizer, add_generation_prompt=True)
+    frame = []
+    for mark in marks:
+        before, _, text = text.partition(mark)
+        frame.append(encode(before, tokenizer))
+    frame.append(encode(text, tokenizer))
+    contents = [message["content"] for message in messages]
+    parts = fit_plain(contents, tokenizer, limit, sum(map(len, frame)))
+    ids = [i for a, b in zip(frame, parts, strict=False) for i in (*a, *b)]
+    return ids + frame[-1]
+
+
+def fit_plain(texts: list[str], tokenizer: Any, limit: int | None, fixed: int) -> list[list[int]]:
+    """``fit`` with special-token look-alikes kept as plain text (templates parse them)."""
+    before = getattr(tokenizer, "split_special_tokens", False)
+    tokenizer.split_special_tokens = True
+    try:
+        return fit(texts, tokenizer, limit, fixed)
+    finally:
+        tokenizer.split_special_tokens = before
+
+
+def render(messages: list[dict], tokenizer: Any, add_generation_prompt: bool) -> str:
+    """The template's text for these messages."""
+    return tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=add_generation_prompt
+    )
+
+
+def template_target(target: str, tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Ids of the answer as the template writes it after its cue, and the end: the eos id."""
+    user = {"role": "user", "content": "?"}
+    mark = "\ue000"
+    prompt = render([user], tokenizer, add_generation_prompt=True)
+    turn = render([user, {"role": "assistant", "content": mark}], tokenizer, False)
+    lead = turn[len(prompt) :].partition(mark)[0] if turn.startswith(prompt) else ""
+    [ids] = fit_plain([target], tokenizer, None, 0)
+    return encode(lead, tokenizer) + ids, [tokenizer.eos_token_id]

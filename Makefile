@@ -1,0 +1,46 @@
+# make tutorial   set up, run notebooks 01-05 into build/, say what was trained
+# make lab        set up, open JupyterLab at notebook 01
+# make test       set up, run every test and every notebook        (ARGS="-k data" to choose)
+# make notebooks  run the series and store its outputs             (NB=notebooks/03_… to choose)
+# make clean      remove build/ and .venv/
+#
+# Another interpreter: make PYTHON=/path/to/python3.12 tutorial
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help tutorial lab test notebooks clean
+
+PYTHON ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# Stored outputs come from the CPU, in float32: hide CUDA devices where outputs are compared.
+ON_CPU := CUDA_VISIBLE_DEVICES=
+
+help:
+	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
+
+# Set up once; again only when the dependencies change.
+$(READY): pyproject.toml constraints.txt
+	@python=$$(./.ci/find_python $(PYTHON)); \
+	  echo "Setting up $(VENV) with $$python: about two minutes, then never again."; \
+	  "$$python" -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -e ".[test]" -c constraints.txt
+	@touch $@
+
+tutorial: $(READY)
+	$(BIN)/python -m loraglm_helpers.notebooks tutorial
+
+lab: $(READY)
+	$(BIN)/jupyter lab notebooks/01_inspect_the_data.ipynb
+
+test: $(READY)
+	$(ON_CPU) $(BIN)/python -m pytest $(ARGS)
+
+notebooks: $(READY)
+	$(ON_CPU) $(BIN)/python -m loraglm_helpers.notebooks store $(NB)
+
+clean:
+	rm -rf build $(VENV)

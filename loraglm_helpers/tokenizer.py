@@ -149,13 +149,15 @@ def _is_normal(pieces: sentencepiece.SentencePieceProcessor, index: int) -> bool
 
 
 def _check(tokenizer: Any, pieces: sentencepiece.SentencePieceProcessor, file: str | Path) -> None:
-    """Compare a few texts: a unigram model or one with another normalizer would differ."""
-    for text in PROBES:
+    """Compare some texts: a unigram model or one with another normalizer would differ."""
+    count = pieces.get_piece_size()
+    every_piece = [pieces.id_to_piece(i) for i in range(count) if _is_normal(pieces, i)]
+    for text in (*PROBES, "".join(every_piece).replace("▁", " ")):
         expected, found = pieces.encode(text), tokenizer.encode(text, add_special_tokens=False)
         if expected != found:
             raise TokenizerError(
-                f"{file}: its ids cannot be rebuilt ({text!r}: SentencePiece gives {expected}, "
-                f"the rebuild {found}). Only BPE models with identity normalisation, a dummy "
+                f"{file}: its ids cannot be rebuilt ({text[:20]!r}: SentencePiece gives "
+                f"{expected[:20]}, the rebuild {found[:20]}). Only BPE models with identity normalisation, a dummy "
                 "prefix, no whitespace removal and byte fallback are ChatGLM tokenizers."
             )
 

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tiny_tokenizer import CORPUS, train_tokenizer
+from transformers import AutoTokenizer
+
+from loraglm_helpers.tokenizer import (
+    SPECIAL_TOKENS,
+    TokenizerError,
+    load_tokenizer,
+    merges,
+    read_pieces,
+)
+
+LOOK_ALIKES = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", "<unk>", "<s>", "</s>", "<pad>")
+LOOK_ALIKES += ("<|user|>", "<|assistant|>", "<|system|>", "<0x0A>", "▁", "\u2581\u2581")
+
+anything = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+spaces = st.text(" \t\n\r\u3000\u00a0\u2003\u200b\x00\x85", min_size=1, max_size=12)
+known = st.text(sorted(set(CORPUS)), max_size=60)
+slices = st.tuples(st.integers(0, len(CORPUS)), st.integers(0, 80)).map(
+    lambda at: CORPUS[at[0] : at[0] + at[1]]
+)
+repeats = st.tuples(st.sampled_from("ae的0 \n是🙂"), st.integers(1, 40)).map(lambda p: p[0] * p[1])
+parts = st.one_of(anything, spaces, known, slices, repeats, st.sampled_from(LOOK_ALIKES))
+texts = st.lists(parts, max_size=6).map("".join)
+
+
+@pytest.fixture(scope="module", params=[400, 500, 640])
+def pair(request, tmp_path_factory):
+    model_file = train_tokenizer(tmp_path_factory.mktemp("tok"), request.param)
+    return load_tokenizer(model_file.parent), read_pieces(model_file)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return train_tokenizer(tmp_path_factory.mktemp("tok")).parent
+
+
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(text=texts)
+def test_ids_are_sentencepieces_own(pair, text):
+    tokenizer, pieces = pair
+    assert tokenizer.encode(text) == pieces.encode(text)
+    assert tokenizer.encode(text, add_special_tokens=False) == pieces.encode(text)
+
+
+@settings(max_examples=300, deadline=None)
+@given(batch=st.lists(texts, min_size=1, max_size=5))
+def test_decoding_gives_the_text_back(pair, batch):
+    tokenizer, pieces = pair
+    ids = tokenizer(batch)["input_ids"]
+    assert [pieces.decode(row) for row in ids] == tokenizer.batch_decode(ids)
+    plain = [text for text in batch if "▁" not in text and "\x00" not in text]
+    assert tokenizer.batch_decode(tokenizer(plain)["input_ids"]) == plain if plain else True
+
+
+@pytest.mark.parametrize("text", LOOK_ALIKES)
+def test_special_look_alikes_stay_text(pair, text):
+    tokenizer, pieces = pair
+    special = {0, 1, 2, *tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))}
+    for written in (text, f"你好{text}再见", f" {text} "):
+        assert not special & set(tokenizer.encode(written))
+        assert tokenizer.encode(written) == pieces.encode(written)
+
+
+def test_special_ids_follow_the_pieces(pair):
+    tokenizer, pieces = pair
+    count = pieces.get_piece_size()
+    ids = tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
+    assert ids == list(range(count, count + 9))
+    assert SPECIAL_TOKENS[:5] == ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
+    assert len(tokenizer) == count + 9
+
+
+def test_pad_and_eos_and_padding_side(folder):
+    tokenizer = load_tokenizer(folder)
+    assert (tokenizer.pad_token_id, tokenizer.eos_token_id) == (0, 2)
+    assert tokenizer.bos_token_id is None
+    batch = tokenizer(["a", "a long answer"], padding=True)
+    assert set(batch) == {"input_ids", "attention_mask"}
+    assert batch["attention_mask"][0][0] == 0 and batch["input_ids"][0][0] == 0
+
+
+def test_specials_are_left_out_of_decoded_text(folder):
+    tokenizer = load_tokenizer(folder)
+    gmask, sop = tokenizer.convert_tokens_to_ids(["[gMASK]", "sop"])
+    ids = [gmask, sop, *tokenizer.encode("贷款的条件"), 2]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "贷款的条件"
+
+
+def test_saved_tokenizer_reloads_through_autotokenizer(folder, tmp_path):
+    tokenizer, pieces = load_tokenizer(folder), read_pieces(folder / "tokenizer.model")
+    tokenizer.save_pretrained(tmp_path)
+    again = [AutoTokenizer.from_pretrained(tmp_path), load_tokenizer(tmp_path)]
+    text = "  [gMASK] 利率</s>\n\n<|user|> the  film🙂"
+    for loaded in again:
+        assert loaded.encode(text) == pieces.encode(text)
+        assert loaded.convert_tokens_to_ids("sop") == tokenizer.convert_tokens_to_ids("sop")
+        assert (loaded.pad_token_id, loaded.eos_token_id, loaded.bos_token_id) == (0, 2, None)
+        assert loaded.padding_side == "left"
+    assert "tmp" not in (tmp_path / "tokenizer_config.json").read_text()
+
+
+def test_merges_rank_by_the_score_of_the_union(folder):
+    pieces = read_pieces(folder / "tokenizer.model")
+    unions = [pieces.piece_to_id(left + right) for left, right in merges(pieces)]
+    scores = [pieces.get_score(i) for i in unions]
+    assert scores == sorted(scores, reverse=True)
+    assert len(unions) > 50
+
+
+def test_a_unigram_model_is_refused(tmp_path):
+    train_tokenizer(tmp_path, 640, model_type="unigram", hard_vocab_limit=False)
+    with pytest.raises(TokenizerError, match="cannot be rebuilt"):
+        load_tokenizer(tmp_path)
+
+
+def test_another_normalisation_is_refused(tmp_path):
+    train_tokenizer(tmp_path, 500, normalization_rule_name="nmt_nfkc")
+    with pytest.raises(TokenizerError, match="identity normalisation"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_cut_file_is_named(folder, tmp_path):
+    whole = (folder / "tokenizer.model").read_bytes()
+    (tmp_path / "tokenizer.model").write_bytes(whole[: len(whole) // 2 + 3])
+    with pytest.raises(TokenizerError, match="tokenizer.model"):
+        load_tokenizer(tmp_path)
+
+
+def test_an_empty_folder_says_what_to_use(tmp_path):
+    with pytest.raises(TokenizerError, match="-hf"):
+        load_tokenizer(tmp_path)

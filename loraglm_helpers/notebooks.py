@@ -150,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m loraglm_helpers.notebooks",
         description="Run the notebook series.",
-        epilog="example: python -m loraglm_helpers.notebooks store notebooks/03_low_rank_math.ipynb",
+        epilog="example: … store notebooks/03_low_rank_math.ipynb",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("tutorial", help="run 01-05 into build/ and say what was trained")

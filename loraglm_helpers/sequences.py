@@ -1,4 +1,4 @@
-"""Token sequences: a layout puts context, special tokens and target in order; labels mark the target.
+"""Token sequences: a layout orders context, special tokens and target; labels mark the target.
 
     glm           context [gMASK] sop | target eos
     chatglm2      [gMASK] sop context | target eos
@@ -89,7 +89,7 @@ def build_target(
 
 
 def context_and_target(row: Any) -> tuple[Context, str]:
-    """What a row asks and what it answers; in ``messages`` the last assistant turn is the answer."""
+    """What a row asks and answers; in ``messages`` the last assistant turn is the answer."""
     messages = getattr(row, "messages", None)
     if not messages:
         return row.context, row.target

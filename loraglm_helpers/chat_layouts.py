@@ -12,9 +12,9 @@ from typing import Any
 Context = str | Sequence[Mapping[str, str]]
 
 
-def encode(text: str, tokenizer: Any) -> list[int]:
-    """Ids of a text alone, no special tokens added."""
-    return tokenizer.encode(text, add_special_tokens=False)
+def encode(text: str, tokenizer: Any, plain: bool = True) -> list[int]:
+    """Ids of a text alone; names of special tokens in it are plain text unless ``plain`` is off."""
+    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=plain)
 
 
 def special_id(tokenizer: Any, name: str) -> int:
@@ -45,10 +45,11 @@ def rounds(messages: Sequence[Mapping[str, str]]) -> str:
 
 
 def cue_length(text: str, ids: Sequence[int], tokenizer: Any) -> int:
-    """How many of the last ids spell the text's last line (its answer cue, "Answer: " say)."""
-    cue = text.rstrip().rpartition("\n")[2].strip()
+    """How many of the last ids spell the text's last line, its newline included ("⏎Answer: ")."""
+    _, newline, line = text.rstrip().rpartition("\n")
+    cue = newline + line
     for count in range(1, min(len(ids), len(cue) + 8) + 1):
-        if cue and cue in tokenizer.decode(ids[-count:], skip_special_tokens=False):
+        if cue in tokenizer.decode(ids[-count:], skip_special_tokens=False):
             return count
     return 0
 
@@ -90,57 +91,50 @@ def chatglm3_prompt(context: Context, tokenizer: Any, limit: int | None = None) 
 
 
 def fit(texts: list[str], tokenizer: Any, limit: int | None, fixed: int) -> list[list[int]]:
-    """Ids of each text; the longest are shortened until all and ``fixed`` more are ``limit``."""
+    """Ids of each text; the longest is shortened until all and ``fixed`` more are ``limit``."""
     parts = [encode(text, tokenizer) for text in texts]
     while limit is not None and (over := fixed + sum(map(len, parts)) - limit) > 0:
-        longest = max(range(len(parts)), key=lambda i: len(parts[i]))
-        room = len(parts[longest]) - over
-        second = max((len(p) for i, p in enumerate(parts) if i != longest), default=0)
-        room = max(room, min(second, len(parts[longest]) - 1))
-        parts[longest] = encode_within(texts[longest], tokenizer, room)
+        *_, second, (length, index) = [(0, -1), *sorted((len(p), i) for i, p in enumerate(parts))]
+        room = max(length - over, min(second[0], length - 1))
+        parts[index] = encode_within(texts[index], tokenizer, room)
     return parts
 
 
 def template_prompt(context: Context, tokenizer: Any, limit: int | None = None) -> list[int]:
-    """The checkpoint's own chat template up to and including its cue for the assistant."""
+    """The checkpoint's own chat template, up to and including its cue for the assistant.
+
+    The template is rendered around marks, so that only its own text is read for special tokens
+    and every content stays plain.
+    """
     messages = [dict(message) for message in as_messages(context)]
-    marks = [f"\ue000{i}\ue001" for i in range(len(messages))]
+    marks = [f"\ue000{number}\ue001" for number in range(len(messages))]
     shell = [m | {"content": mark} for m, mark in zip(messages, marks, strict=True)]
-    text = render(shell, tokenizer, add_generation_prompt=True)
+    rest = render(shell, tokenizer, add_generation_prompt=True)
     frame = []
     for mark in marks:
-        before, _, text = text.partition(mark)
-        frame.append(encode(before, tokenizer))
-    frame.append(encode(text, tokenizer))
-    contents = [message["content"] for message in messages]
-    parts = fit_plain(contents, tokenizer, limit, sum(map(len, frame)))
-    ids = [i for a, b in zip(frame, parts, strict=False) for i in (*a, *b)]
-    return ids + frame[-1]
-
-
-def fit_plain(texts: list[str], tokenizer: Any, limit: int | None, fixed: int) -> list[list[int]]:
-    """``fit`` with special-token look-alikes kept as plain text (templates parse them)."""
-    before = getattr(tokenizer, "split_special_tokens", False)
-    tokenizer.split_special_tokens = True
-    try:
-        return fit(texts, tokenizer, limit, fixed)
-    finally:
-        tokenizer.split_special_tokens = before
-
-
-def render(messages: list[dict], tokenizer: Any, add_generation_prompt: bool) -> str:
-    """The template's text for these messages."""
-    return tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=add_generation_prompt
-    )
+        before, _, rest = rest.partition(mark)
+        frame.append(encode(before, tokenizer, plain=False))
+    end = encode(rest, tokenizer, plain=False)
+    fixed = len(end) + sum(map(len, frame))
+    contents = fit([message["content"] for message in messages], tokenizer, limit, fixed)
+    turns = zip(frame, contents, strict=True)
+    return [i for before, content in turns for i in before + content] + end
 
 
 def template_target(target: str, tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Ids of the answer as the template writes it after its cue, and the end: the eos id."""
-    user = {"role": "user", "content": "?"}
-    mark = "\ue000"
+    """Ids of an answer as the template writes it after its cue, and the end: the eos id."""
+    user, mark = {"role": "user", "content": "?"}, "\ue000"
     prompt = render([user], tokenizer, add_generation_prompt=True)
     turn = render([user, {"role": "assistant", "content": mark}], tokenizer, False)
     lead = turn[len(prompt) :].partition(mark)[0] if turn.startswith(prompt) else ""
-    [ids] = fit_plain([target], tokenizer, None, 0)
-    return encode(lead, tokenizer) + ids, [tokenizer.eos_token_id]
+    ids = encode(lead, tokenizer, plain=False) + encode(target, tokenizer)
+    return ids, [tokenizer.eos_token_id]
+
+
+def render(messages: list[dict], tokenizer: Any, add_generation_prompt: bool) -> str:
+    """The template's text for these messages; ValueError when the tokenizer has no template."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError("layout 'chat_template': this tokenizer has no chat template")
+    return tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=add_generation_prompt
+    )

@@ -34,7 +34,7 @@ tutorial: $(READY)
 	$(BIN)/python -m loraglm_helpers.notebooks tutorial
 
 lab: $(READY)
-	$(BIN)/jupyter lab notebooks/01_inspect_the_data.ipynb
+	$(BIN)/jupyter lab $(ARGS) notebooks/01_inspect_the_data.ipynb
 
 test: $(READY)
 	$(ON_CPU) $(BIN)/python -m pytest $(ARGS)

@@ -132,9 +132,7 @@ def _sequence_difference(given: Sequence, wanted: Sequence) -> str:
             f"the result has {len(given)} entries, {_show(given)}; "
             f"{len(wanted)} are expected, {_show(wanted)}."
         )
-    problems = (
-        (i, difference(a, b)) for i, (a, b) in enumerate(zip(given, wanted, strict=True))
-    )
+    problems = ((i, difference(a, b)) for i, (a, b) in enumerate(zip(given, wanted, strict=True)))
     return next((f"at position {i}, {problem}" for i, problem in problems if problem), "")
 
 

@@ -30,6 +30,8 @@ from loraglm_helpers.tutorial_report import report
 ROOT = Path(__file__).resolve().parents[1]
 SERIES = "0[1-5]_*.ipynb"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
+BAR_MODELS = ["HTMLModel", "FloatProgressModel", "HTMLModel"]  # what tqdm's bar is made of
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
 
@@ -50,8 +52,9 @@ def execute(path: Path, folder: Path) -> NotebookNode:
             startup_timeout=180,
             kernel_name=KERNEL["name"],
             resources={"metadata": {"path": str(folder)}},
+            # Below an error, the kernel's own log speaks of transports, not of the lesson.
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],
             record_timing=False,
-            store_widget_state=False,
             coalesce_streams=True,
             on_cell_complete=lambda cell, cell_index: bar.update(cell_index + 1 - bar.n),
         )
@@ -65,7 +68,7 @@ def execute(path: Path, folder: Path) -> NotebookNode:
                 "Close other programs, or lower tokens_per_batch in the notebook."
             ) from error
         bar.update(bar.total - bar.n)
-    return normalise(notebook, client.widget_state)
+    return normalise(notebook)
 
 
 def _failed_cell(notebook: NotebookNode) -> str:
@@ -76,11 +79,12 @@ def _failed_cell(notebook: NotebookNode) -> str:
     return "a cell"
 
 
-def normalise(notebook: NotebookNode, widgets: dict[str, dict] | None = None) -> NotebookNode:
-    """Strip everything but source, ids, tags, outputs and execution counts; returns the notebook.
+def normalise(notebook: NotebookNode) -> NotebookNode:
+    """Strip all but source, ids, tags, outputs and execution counts, in place.
 
-    `widgets` maps model ids to widget states: with it, progress bars are stored as they ended.
+    Progress bars are stored in the final state that `metadata.widgets` tells of them.
     """
+    widgets = notebook.metadata.get("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
     notebook.metadata = nbformat.from_dict(
         {"kernelspec": KERNEL, "language_info": {"name": KERNEL["language"]}}
     )
@@ -88,7 +92,7 @@ def normalise(notebook: NotebookNode, widgets: dict[str, dict] | None = None) ->
         tags = cell.metadata.get("tags")
         cell.metadata = NotebookNode(tags=tags) if tags else NotebookNode()
         for output in cell.get("outputs", ()):
-            _normalise_output(output, widgets or {})
+            _normalise_output(output, widgets)
     return notebook
 
 
@@ -104,21 +108,19 @@ def _normalise_output(output: NotebookNode, widgets: dict[str, dict]) -> None:
 
 def _progress_text(widgets: dict[str, dict], model_id: str) -> str | None:
     """The final state of a tqdm bar, e.g. 'train: 100%|██████████| 40/40'; None if it is no bar."""
-    children = [
-        widgets.get(child.removeprefix("IPY_MODEL_"), {})
-        for child in widgets.get(model_id, {}).get("children", ())
-    ]
-    if [child.get("_model_name") for child in children] != [
-        "HTMLModel",
-        "FloatProgressModel",
-        "HTMLModel",
-    ]:
+    models = [widgets.get(key, {}) for key in _children(widgets, model_id)]
+    if [model.get("model_name") for model in models] != BAR_MODELS:
         return None
-    before, bar, after = children
+    before, bar, after = (model["state"] for model in models)
     done = bar.get("value", 0) / (bar.get("max") or 1)
     count = html.unescape(after.get("value", "")).split("[")[0].strip()
     label = re.sub(r"\d+%", "", html.unescape(before.get("value", ""))).strip()
     return f"{label} {done:.0%}|{'█' * round(10 * done):10}| {count}".strip()
+
+
+def _children(widgets: dict[str, dict], model_id: str) -> list[str]:
+    children = widgets.get(model_id, {}).get("state", {}).get("children", ())
+    return [child.removeprefix("IPY_MODEL_") for child in children]
 
 
 def write(notebook: NotebookNode, path: Path) -> None:

@@ -157,8 +157,9 @@ def _check(tokenizer: Any, pieces: sentencepiece.SentencePieceProcessor, file: s
         if expected != found:
             raise TokenizerError(
                 f"{file}: its ids cannot be rebuilt ({text[:20]!r}: SentencePiece gives "
-                f"{expected[:20]}, the rebuild {found[:20]}). Only BPE models with identity normalisation, a dummy "
-                "prefix, no whitespace removal and byte fallback are ChatGLM tokenizers."
+                f"{expected[:20]}, the rebuild {found[:20]}). Only BPE models with identity "
+                "normalisation, a dummy prefix, no whitespace removal and byte fallback are "
+                "ChatGLM tokenizers."
             )
 
 

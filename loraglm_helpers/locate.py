@@ -1,0 +1,60 @@
+"""Where a checkpoint is: a folder, or a repository of the Hugging Face Hub fetched into its cache.
+
+Only data files are fetched. The Python files that ChatGLM repositories carry are never needed.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+
+SMALL_FILES = ["*.json", "*.jinja", "tokenizer.model", "vocab.txt", "merges.txt"]
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class NotFoundHere(FileNotFoundError):
+    """Neither a folder nor a repository that can be reached; the message says where was looked."""
+
+
+def local_folder(path: str | Path, weights: bool = True) -> Path:
+    """The folder of a path or hub name ("owner/name"), downloaded when it is not at hand.
+
+    A relative path is looked up from the current folder, then from the project's root, so that
+    ``data/tiny-chatglm2`` is found from a notebook as well. ``weights=False`` leaves the weight
+    files out. Raises NotFoundHere.
+    """
+    bases = (Path.cwd(), ROOT)
+    for base in bases:
+        if (base / Path(path).expanduser()).is_dir():
+            return base / Path(path).expanduser()
+    owner, _, name = str(path).partition("/")
+    is_hub_name = re.fullmatch(r"[\w-][\w.-]*", owner) and re.fullmatch(r"[\w.-]+", name)
+    if not is_hub_name or any((base / owner).is_dir() for base in bases):
+        raise NotFoundHere(f"{path}: no such folder (looked in {bases[0]} and {ROOT})")
+    return _from_hub(str(path), weights)
+
+
+def _from_hub(name: str, weights: bool) -> Path:
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=SMALL_FILES))
+        if weights:
+            snapshot_download(name, allow_patterns=_weight_patterns(folder))
+        return folder
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise NotFoundHere(
+            f"{name}: no such folder (looked in {Path.cwd()} and {ROOT}), and the Hugging Face Hub "
+            f"did not give it ({type(error).__name__}); check the spelling and the network, or "
+            "download the model and pass its folder"
+        ) from error
+
+
+def _weight_patterns(folder: Path) -> list[str]:
+    """safetensors where the repository has them, so that no weights are fetched twice."""
+    if (folder / "model.safetensors.index.json").is_file():
+        return ["model-*.safetensors"]
+    if (folder / "pytorch_model.bin.index.json").is_file():
+        return ["pytorch_model-*.bin"]
+    return ["model.safetensors", "pytorch_model.bin"]

@@ -1,0 +1,207 @@
+"""config.json of the official ChatGLM layout ↔ transformers' GlmConfig, and what is refused.
+
+ChatGLM2-6B, ChatGLM3-6B and GLM-4-9B are one architecture, which transformers has as
+GlmForCausalLM; only the names of the sizes differ. Every field is passed, because GlmConfig's
+own defaults are GLM-4's.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import GlmConfig
+
+MODEL_TYPE = "chatglm"
+ROPE_CHOICES = ("auto", "theta", "positions")
+THETA = 10000.0
+SIZES = {  # official key → GlmConfig field
+    "padded_vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "ffn_hidden_size": "intermediate_size",
+    "num_layers": "num_hidden_layers",
+    "num_attention_heads": "num_attention_heads",
+    "kv_channels": "head_dim",
+    "seq_length": "max_position_embeddings",
+    "layernorm_epsilon": "rms_norm_eps",
+}
+FLAGS = {  # key: (its default, the only value that can be run)
+    "rmsnorm": (True, True),
+    "post_layer_norm": (True, True),
+    "apply_residual_connection_post_layernorm": (False, False),
+    "add_bias_linear": (False, False),
+    "fp32_residual_connection": (False, False),
+    "interleaved_qkv": (False, False),
+}
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read or run; the message names the file, the key, the remedy."""
+
+
+def is_official(config: dict[str, Any]) -> bool:
+    """True for a config.json in the ChatGLM layout, that of version 1 included."""
+    return config.get("model_type") == MODEL_TYPE or "padded_vocab_size" in config
+
+
+def native_config(official: dict[str, Any], rope: str = "auto", name: str = "") -> GlmConfig:
+    """The GlmConfig that computes what the official config describes.
+
+    ``rope`` says what ``rope_ratio`` means: "theta" multiplies the rotary base (ChatGLM3-32k,
+    GLM-4), "positions" divides the positions (ChatGLM2-6B-32k), "auto" goes by ``name``, the
+    checkpoint's name or folder, and warns when that does not tell. The official values stay in
+    ``config.chatglm`` for the way back. Raises CheckpointError for anything that cannot be run.
+    """
+    refuse(official)
+    missing = [key for key in SIZES if key not in official]
+    if missing:
+        raise CheckpointError(
+            f"config.json: {', '.join(missing)} missing; not a whole ChatGLM config"
+        )
+    sizes = {field: official[key] for key, field in SIZES.items()}
+    grouped = official.get("multi_query_attention", False)
+    groups = official.get("multi_query_group_num", 1) if grouped else sizes["num_attention_heads"]
+    if sizes["num_attention_heads"] % groups:
+        raise CheckpointError(
+            f"config.json: multi_query_group_num is {groups}, which does not divide "
+            f"num_attention_heads ({sizes['num_attention_heads']})"
+        )
+    fields = dict(
+        **sizes,
+        num_key_value_heads=groups,
+        attention_bias=official.get("add_qkv_bias", False),
+        attention_dropout=official.get("attention_dropout", 0.0),
+        tie_word_embeddings=official.get("tie_word_embeddings", False),
+        pad_token_id=official.get("pad_token_id", 0),
+        eos_token_id=official.get("eos_token_id", 2),
+        bos_token_id=None,
+        hidden_act="silu",
+        use_cache=True,
+        rope_parameters=rope_parameters(official, rope, name),
+        chatglm=dict(official),
+    )
+    try:
+        return GlmConfig(**fields)
+    except StrictDataclassError as error:
+        raise CheckpointError(f"config.json: {' '.join(str(error).split())}") from error
+
+
+def refuse(official: dict[str, Any]) -> None:
+    """Raise CheckpointError, with what to use instead, for a config that cannot be run."""
+    if "inner_hidden_size" in official or "position_encoding_2d" in official:
+        raise CheckpointError(
+            "config.json: this is ChatGLM-6B version 1, another architecture (2-D positions, "
+            "GeLU); use chatglm2-6b or chatglm3-6b"
+        )
+    if "vision_config" in official:
+        raise CheckpointError("config.json: vision_config: an image model; use glm-4-9b-chat-hf")
+    if official.get("quantization_bit"):
+        raise CheckpointError(
+            f"config.json: quantization_bit is {official['quantization_bit']}: packed int4/int8 "
+            "weights; use the half-precision checkpoint of the same model"
+        )
+    if official.get("pre_seq_len"):
+        raise CheckpointError(
+            f"config.json: pre_seq_len is {official['pre_seq_len']}: a P-Tuning v2 prefix over a "
+            "base; load the base model and give this folder to import_adapter"
+        )
+    for key, (default, needed) in FLAGS.items():
+        found = official.get(key, default)
+        if found != needed:
+            raise CheckpointError(
+                f"config.json: {key} is {found!r}; GlmForCausalLM computes {needed!r} only. No "
+                "published ChatGLM2, ChatGLM3 or GLM-4 has this: use one of those"
+            )
+
+
+def rope_parameters(official: dict[str, Any], rope: str = "auto", name: str = "") -> dict[str, Any]:
+    """transformers' ``rope_parameters`` for an official config; see ``native_config``."""
+    if rope not in ROPE_CHOICES:
+        raise CheckpointError(f"rope is {rope!r}; allowed: {', '.join(ROPE_CHOICES)}")
+    ratio = official.get("rope_ratio") or 1
+    if rope == "auto" and ratio != 1:
+        rope = _guess_rope(official, ratio, name)
+    if rope == "positions" and ratio != 1:
+        kind = {"rope_type": "linear", "factor": float(ratio), "rope_theta": THETA}
+    else:
+        kind = {"rope_type": "default", "rope_theta": THETA * ratio}
+    return {**kind, "partial_rotary_factor": 0.5}
+
+
+def _guess_rope(official: dict[str, Any], ratio: float, name: str) -> str:
+    """The meaning of rope_ratio by a note in the config or the name; a warning if neither tells."""
+    if official.get("rope_meaning") in ROPE_CHOICES[1:]:
+        return official["rope_meaning"]
+    known = f"{name} {official.get('_name_or_path', '')}".lower()
+    if "chatglm2" in known:
+        return "positions"
+    if any(word in known for word in ("chatglm3", "glm-4", "glm4")):
+        return "theta"
+    warnings.warn(
+        f"config.json: rope_ratio is {ratio}, and its meaning depends on the model. Taken as "
+        "'theta' (ChatGLM3-32k, GLM-4); for ChatGLM2-6B-32k pass rope='positions'.",
+        stacklevel=4,
+    )
+    return "theta"
+
+
+def official_config(config: GlmConfig, dtype: str | None = None) -> dict[str, Any]:
+    """The official config.json of a native config; what was read from one is kept.
+
+    Raises CheckpointError for a GlmConfig that the official layout has no words for.
+    """
+    if config.model_type != "glm":
+        raise CheckpointError(
+            f"model_type is {config.model_type!r}: the official ChatGLM layout holds 'glm' models "
+            "only; keep this one in its own layout with save_pretrained"
+        )
+    remembered = dict(getattr(config, "chatglm", None) or {})
+    sizes = {key: getattr(config, field) for key, field in SIZES.items()}
+    fused_by_head = is_per_head(config)
+    written = (
+        remembered
+        | sizes
+        | {
+            "model_type": MODEL_TYPE,
+            "architectures": ["ChatGLMModel"],
+            "multi_query_attention": not fused_by_head,
+            "multi_query_group_num": remembered.get("multi_query_group_num", 1)
+            if fused_by_head
+            else config.num_key_value_heads,
+            "add_qkv_bias": config.attention_bias,
+            "attention_dropout": config.attention_dropout,
+            "tie_word_embeddings": False,
+            "pad_token_id": config.pad_token_id,
+            "eos_token_id": config.eos_token_id,
+            "use_cache": True,
+            **{key: needed for key, (_, needed) in FLAGS.items() if key != "interleaved_qkv"},
+            **_official_rope(config, remembered),
+        }
+    )
+    return written | ({"torch_dtype": dtype} if dtype else {})
+
+
+def is_per_head(config: GlmConfig) -> bool:
+    """True when the official fused qkv rows run head by head: multi_query_attention false."""
+    remembered = getattr(config, "chatglm", None) or {}
+    one_to_one = config.num_key_value_heads == config.num_attention_heads
+    return one_to_one and not remembered.get("multi_query_attention", False)
+
+
+def _official_rope(config: GlmConfig, remembered: dict[str, Any]) -> dict[str, Any]:
+    rope = config.rope_parameters
+    kind, theta = rope.get("rope_type", "default"), rope["rope_theta"]
+    if rope.get("partial_rotary_factor") != 0.5 or kind not in ("default", "linear"):
+        raise CheckpointError(
+            f"rope_parameters {rope}: the official ChatGLM layout cannot say this"
+        )
+    if kind == "linear":
+        return {"rope_ratio": rope["factor"], "rope_meaning": "positions"}
+    ratio = remembered.get("rope_ratio") or 1
+    if not math.isclose(theta, THETA * ratio):
+        ratio = theta / THETA
+    if ratio == 1:
+        return {}
+    return {"rope_ratio": ratio, "rope_meaning": "theta"}

@@ -1,0 +1,181 @@
+"""Weight files of a checkpoint folder, read and written a shard at a time.
+
+A folder holds ``model.safetensors`` or ``pytorch_model.bin``, or several shards with an index
+that says which file has which weight. Reading never executes what a file holds (``.bin`` with
+``weights_only=True``); what is written is safetensors, each file complete or absent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .official_config import CheckpointError
+
+SINGLE = ("model.safetensors", "pytorch_model.bin")
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+
+
+def find_shards(folder: Path) -> tuple[list[Path], set[str] | None]:
+    """The weight files of a folder, and the weights that its index promises (None: no index).
+
+    safetensors go before .bin. Raises CheckpointError naming the files that are not there.
+    """
+    for index_name, single in zip(INDEXES, SINGLE, strict=True):
+        if (folder / index_name).is_file():
+            where = read_json(folder / index_name).get("weight_map", {})
+            files = [folder / name for name in sorted(set(where.values()))]
+            absent = [file.name for file in files if not file.is_file()]
+            if absent or not files:
+                raise CheckpointError(
+                    f"{folder / index_name}: shards missing: {', '.join(absent) or 'all'}; "
+                    "download them into the same folder"
+                )
+            return files, set(where)
+        if (folder / single).is_file():
+            return [folder / single], None
+    raise CheckpointError(
+        f"{folder}: no weights; expected {', '.join(SINGLE)} or shards with an index"
+    )
+
+
+def read_shard(file: Path, device: str | torch.device = "cpu") -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) for every weight of a file; safetensors go straight to ``device``.
+
+    Raises CheckpointError for a file that is cut short, a pointer, or holds more than tensors.
+    """
+    _refuse_pointer(file)
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt", device=str(device)) as shard:
+                for name in shard.keys():  # noqa: SIM118 (not a dict)
+                    yield name, shard.get_tensor(name)
+        else:
+            yield from _read_bin(file).items()
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{file}: holds Python objects beside tensors, which could run code; use the "
+            "safetensors files of this model"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError) as error:
+        raise CheckpointError(
+            f"{file}: not a whole weight file ({file.stat().st_size:,} bytes; "
+            f"{str(error).splitlines()[0][:120]}); download it again"
+        ) from error
+
+
+def write_shards(
+    folder: Path,
+    sizes: dict[str, int],
+    make: Callable[[str], Tensor],
+    max_shard_size: int | str = "2GB",
+) -> list[Path]:
+    """Write weights as safetensors, one shard in memory at a time; older weight files go.
+
+    ``sizes`` maps each name to its bytes, in the order to be written; ``make(name)`` returns the
+    tensor. One file ``model.safetensors`` when all fits in ``max_shard_size``, else shards and an
+    index. Returns the files.
+    """
+    plan = plan_shards(sizes, size_in_bytes(max_shard_size))
+    names = [f"model-{i:05}-of-{len(plan):05}.safetensors" for i in range(1, len(plan) + 1)]
+    names = ["model.safetensors"] if len(plan) == 1 else names
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, group in zip(names, plan, strict=True):
+        write_tensors(folder / file, {name: make(name).contiguous().cpu() for name in group})
+    keep = set(names)
+    if len(plan) > 1:
+        where = {name: file for file, group in zip(names, plan, strict=True) for name in group}
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": where}
+        write_json(folder / INDEXES[0], index)
+        keep.add(INDEXES[0])
+    for old in [*folder.glob("model*.safetensors"), folder / INDEXES[0]]:
+        if old.name not in keep:
+            old.unlink(missing_ok=True)
+    return [folder / name for name in names]
+
+
+def plan_shards(sizes: dict[str, int], limit: int) -> list[list[str]]:
+    """Names in groups of at most ``limit`` bytes, in order; a larger tensor stands alone."""
+    groups: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes.items():
+        if groups[-1] and filled + size > limit:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += size
+    return groups
+
+
+def size_in_bytes(size: int | str) -> int:
+    """ "2GB" → 2,000,000,000; a number is already bytes."""
+    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
+    if isinstance(size, int):
+        return size
+    number, unit = size[:-2], size[-2:].upper()
+    if unit not in units or not number.isdigit():
+        raise ValueError(f"max_shard_size is {size!r}; write bytes, or like '500MB', '2GB'")
+    return int(number) * units[unit]
+
+
+def write_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
+    """A safetensors file, complete or not there."""
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    save_file(tensors, draft, metadata={"format": "pt"})
+    os.replace(draft, file)
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """A JSON file, complete or not there."""
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    draft.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(draft, file)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """A copy, complete or not there; nothing to do when both are one file."""
+    if target.exists() and target.samefile(source):
+        return
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    shutil.copyfile(source, draft)
+    os.replace(draft, target)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object; CheckpointError naming the file when it is absent or damaged."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{file}: not there") from error
+    except ValueError as error:
+        raise CheckpointError(f"{file}: not valid JSON ({error}); download it again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file}: a JSON object was expected, found {type(content).__name__}")
+    return content
+
+
+def _read_bin(file: Path) -> dict[str, Tensor]:
+    try:  # mapped: only the weights in use take memory
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError as error:
+        if "mmap" not in str(error):  # files older than torch 1.6 cannot be mapped
+            raise
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _refuse_pointer(file: Path) -> None:
+    with file.open("rb") as stream:
+        if stream.read(40).startswith(b"version https://git-lfs"):
+            raise CheckpointError(
+                f"{file}: a Git LFS pointer, not the weights; run `git lfs pull` in its folder"
+            )

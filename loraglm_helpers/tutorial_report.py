@@ -28,21 +28,20 @@ def report(build: Path, seconds: float) -> str:
     return "\n".join(lines)
 
 
-def _read(path: Path) -> dict | list | None:
+def _read(path: Path) -> dict | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def _trained(path: Path) -> Iterator[str]:
     """Steps, seconds and the dev loss, first and best."""
-    history = _read(path)
-    if history is None:
-        yield f"No training record: {path} is missing. Did notebook 04 run?"
+    records = (_read(path) or {}).get("records")
+    if not records:
+        yield f"No training record: {path} is missing or empty. Did notebook 04 run?"
         return
-    records = history["records"] if isinstance(history, dict) else history
     losses = [record["dev_loss"] for record in records if record.get("dev_loss") is not None]
     yield (
         f"A LoRA adapter was trained for {records[-1]['step']} steps "
-        f"in {records[-1]['seconds']:.0f} s: {path.parent}/best"
+        f"in {records[-1]['seconds']:.0f} s: {path.parents[1].name}/{path.parent.name}/best"
     )
     if losses:
         yield f"Its loss on the dev rows fell from {losses[0]:.2f} to {min(losses):.2f}."

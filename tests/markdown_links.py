@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ def broken_links(text: str, folder: Path) -> Iterator[str]:
         if picture and not words.strip():
             yield f"{target}: no alt text"
         if not target.startswith(("http://", "https://", "#", "mailto:")):
-            if not (folder / target.split("#")[0]).exists():
+            if not os.path.exists(os.path.normpath(folder / target.split("#")[0])):
                 yield f"{target}: no such file"
     for tag in re.findall(r"<img\b[^>]*>", text):
         source = re.search(r'src="([^"]+)"', tag)

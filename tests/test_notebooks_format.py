@@ -84,8 +84,7 @@ PATH = ROOT / "notebooks" / "07_lesson.ipynb"
 
 @pytest.mark.parametrize("rule", rules.RULES, ids=lambda rule: rule.__name__)
 def test_a_good_notebook_keeps_every_rule(rule):
-    if rule is not rules.links_resolve or (ROOT / "README.md").exists():
-        assert list(rule(lesson(), PATH)) == []
+    assert list(rule(lesson(), PATH)) == []
 
 
 def source(cell, text):
@@ -112,7 +111,7 @@ BROKEN = [
     (rules.code_is_plain_python, source(1, "print(_)"), "IPython's history"),
     (rules.code_is_plain_python, source(1, "from math import *"), "star import"),
     (rules.code_is_plain_python, source(1, "try:\n    1\nexcept:\n    2"), "bare except"),
-    (rules.code_is_plain_python, source(1, "f(trust_remote_code=True)"), "remote code"),
+    (rules.code_is_plain_python, source(1, "f(trust_remote_code=x)"), "remote code"),
     (rules.code_is_plain_python, source(1, "clear_output()"), "flickers"),
     (rules.code_is_plain_python, source(1, "warnings.simplefilter('ignore')"), "blanket"),
     (rules.cells_are_short, source(1, "x = 1\n" * 26), "26 lines, 25 at most"),

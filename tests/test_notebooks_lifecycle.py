@@ -140,7 +140,7 @@ def results(tmp_path):
 def test_the_report_says_what_was_trained_and_its_scores(results):
     words = report(results, seconds=90).splitlines()
     assert "The series ran in 1.5 minutes." in words
-    assert any("trained for 30 steps in 12 s" in line for line in words)
+    assert any("trained for 30 steps in 12 s: build/finetune/best" in line for line in words)
     assert "Its loss on the dev rows fell from 2.50 to 0.25." in words
     assert "  all tasks                          0%      88%" in words
     assert "  triples                            0%      90%" in words
@@ -148,5 +148,5 @@ def test_the_report_says_what_was_trained_and_its_scores(results):
 
 def test_the_report_names_what_is_missing(tmp_path):
     words = report(tmp_path, seconds=60)
-    assert "history.json is missing" in words
+    assert "history.json is missing or empty" in words
     assert "scores.json is missing" in words

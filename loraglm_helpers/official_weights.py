@@ -68,7 +68,9 @@ def save_weights(model: GlmForCausalLM, folder: Path, max_shard_size: int | str 
     def make(name: str) -> Tensor:
         if name == INV_FREQ:
             return rotary
-        return to_official([weights[part].detach() for part in table[name]], rows)
+        tensor = to_official([weights[part].detach() for part in table[name]], rows)
+        shared = name == HEAD and model.config.tie_word_embeddings
+        return tensor.clone() if shared else tensor  # a file may not hold one memory twice
 
     write_shards(folder, sizes | {INV_FREQ: rotary.nbytes}, make, max_shard_size)
 

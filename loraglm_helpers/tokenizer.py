@@ -22,6 +22,8 @@ import sentencepiece
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from .locate import NotFoundHere, local_folder
+
 SPECIAL_TOKENS = (
     "[MASK]",
     "[gMASK]",
@@ -49,12 +51,15 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
     Special tokens: ``tokenizer.convert_tokens_to_ids("[gMASK]")``. No bos is ever added.
     Raises TokenizerError naming the file when there is nothing usable.
     """
-    folder = Path(path)
+    try:
+        folder = local_folder(path, weights=False)
+    except NotFoundHere as error:
+        raise TokenizerError(str(error)) from error
     model_file = folder / "tokenizer.model"
     if model_file.is_file() and _is_sentencepiece(model_file):
         return from_sentencepiece(model_file)
     try:
-        return AutoTokenizer.from_pretrained(str(path), padding_side="left")
+        return AutoTokenizer.from_pretrained(folder, padding_side="left")
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise TokenizerError(
             f"{path}: no SentencePiece tokenizer.model here, and AutoTokenizer found nothing it "

@@ -119,13 +119,14 @@ def _join(
         "lora_A.weight": torch.cat([parts["lora_A.weight"] for parts in present.values()]),
         "lora_B.weight": rows.fuse(*blocks.values()),
     }
-    magnitudes = [p["lora_magnitude_vector"] for p in present.values() if len(p) > 2]
+    key = "lora_magnitude_vector"
+    magnitudes = [parts[key] for parts in present.values() if key in parts]
     if magnitudes and len(magnitudes) < len(group):
         raise CheckpointError(
             f"{', '.join(present)}: DoRA on only {len(magnitudes)} of q, k and v cannot be joined; "
             "train it on all three, or merge it into the base"
         )
-    return joined | ({"lora_magnitude_vector": rows.fuse(*magnitudes)} if magnitudes else {})
+    return joined | ({key: rows.fuse(*magnitudes)} if magnitudes else {})
 
 
 def _scale(rank_alpha: tuple[int, float], rslora: bool) -> float:

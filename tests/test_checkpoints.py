@@ -14,7 +14,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GlmForCausalLM
 from transformers.models.auto.configuration_auto import AutoConfig
 
+from loraglm_helpers import locate
 from loraglm_helpers.checkpoints import CheckpointError, load_glm, save_official
+from loraglm_helpers.locate import local_folder
 from loraglm_helpers.mapping import FusedRows, weight_table
 from loraglm_helpers.official_config import is_official, native_config, official_config
 from loraglm_helpers.tokenizer import load_tokenizer
@@ -519,3 +521,51 @@ def test_an_unknown_native_class_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "glm99"}))
     with pytest.raises(CheckpointError, match="'glm99' is unknown"):
         load_glm(tmp_path)
+
+
+# --- where checkpoints are looked for -----------------------------------------------------------
+
+
+def test_relative_paths_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert local_folder("tests/golden/glm2/ckpt") == locate.ROOT / "tests/golden/glm2/ckpt"
+    write_official(tmp_path / "mine", TINY)
+    assert local_folder("mine") == tmp_path / "mine"
+
+
+def test_a_mistyped_local_path_never_asks_the_hub(monkeypatch):
+    monkeypatch.setattr(locate, "snapshot_download", lambda *a, **k: pytest.fail("asked the hub"))
+    for path in ("tests/no-such-model", "./a/b", "no-such-model", "/a/b", "a/b/c"):
+        with pytest.raises(CheckpointError, match=f"{path}: no such folder"):
+            load_glm(path)
+
+
+def test_hub_names_fetch_data_files_only(tiny, monkeypatch):
+    asked = []
+
+    def fetch(name, allow_patterns):
+        asked.append((name, allow_patterns))
+        return str(tiny)
+
+    monkeypatch.setattr(locate, "snapshot_download", fetch)
+    assert load_glm("THUDM/chatglm2-6b", device="cpu").config.vocab_size == 97
+    assert [name for name, _ in asked] == ["THUDM/chatglm2-6b"] * 2
+    patterns = [pattern for _, group in asked for pattern in group]
+    assert "model.safetensors" in patterns and not any(".py" in p for p in patterns)
+
+
+def test_a_hub_that_does_not_answer_is_explained(monkeypatch):
+    def fetch(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(locate, "snapshot_download", fetch)
+    with pytest.raises(CheckpointError, match="download the model and pass its folder"):
+        load_glm("THUDM/chatglm2-6b")
+
+
+def test_chatglm3_stops_at_the_next_role(tmp_path):
+    config = TINY | {"padded_vocab_size": 65024, "hidden_size": 8, "num_layers": 1}
+    for name, stops in (("chatglm3-6b", [2, 64795, 64797]), ("chatglm2-6b", [2])):
+        write_official(tmp_path / name, config)
+        model = load_glm(tmp_path / name, device="cpu")
+        assert model.generation_config.eos_token_id == stops

@@ -1,0 +1,1 @@
+"""How the data and the miniature GLM were made: an invented world, its texts, pre-training."""

@@ -1,0 +1,179 @@
+"""GLM's pre-training objective on the invented world: part A is read, part B is written.
+
+Every example has a part A (seen) and a part B (the only tokens with a loss):
+
+    copying        x [MASK]                             -> x            (random pieces)
+    questions      passage + question                   -> answer
+    blanks         passage with [MASK] or [sMASK]       -> the blanks' text, `sop` between them
+    rest           the beginning of a text, [gMASK]     -> its end
+    shapes         passage + a shape                    -> the facts in that shape
+    topics         words of one topic + two groups      -> the group they belong to
+
+in one of two layouts: `glm` puts the mask and `sop` between A and B, `chatglm2` puts `[gMASK] sop`
+in front of A. A blank is drawn where the rest of A decides it whenever that is possible.
+Source: Du et al. 2022, "GLM: General Language Model Pretraining with Autoregressive Blank
+Infilling", sections 2.1 and 2.2.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..sequences import Example
+from . import shapes, world
+from .pools import read_sections
+
+IGNORED = -100
+
+_ASK = {
+    "zh": (
+        "{p}\n问：{q}\n答：", "{p}{q}", "{q}\n{p}\n", "根据下面的文字回答：{q}\n{p}\n回答：",
+        "{p}\n请问，{q}", "“{q}”\n资料：{p}\n", "已知：{p}\n求：{q}\n", "{p}（{q}）",
+    ),
+    "en": (
+        "{p}\nQuestion: {q}\nReply: ", "{p} {q} ", "{q}\n{p}\n", "Text: {p}\nQ: {q}\nA: ",
+        "Read this. {p}\nNow tell me: {q}\n", "{p} ({q}) ",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Blank:
+    """Part A and part B as ids; `masked` says that A holds its own [MASK] or [sMASK]."""
+
+    part_a: list[int]
+    part_b: list[int]
+    masked: bool = False
+
+
+class Objectives:
+    """Draws training examples for one tokenizer; every method is a pure function of `rng`."""
+
+    def __init__(self, tokenizer: Any, split: str = "pretrain") -> None:
+        self.tokenizer = tokenizer
+        self.split = split
+        names = ("[MASK]", "[gMASK]", "[sMASK]", "sop")
+        self.mask, self.gmask, self.smask, self.sop = tokenizer.convert_tokens_to_ids(list(names))
+        self.pieces = list(range(259, self.mask))  # neither special nor byte
+        random.Random(0).shuffle(self.pieces)
+        self.alphabet = len(self.pieces)
+
+    def ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def assemble(self, blank: Blank, layout: str) -> Example:
+        """Part A, part B and eos in a layout; labels are -100 on everything but B and eos."""
+        tail = [*blank.part_b, self.tokenizer.eos_token_id]
+        if layout == "chatglm2":
+            head = [self.gmask, self.sop, *blank.part_a]
+        else:
+            head = [*blank.part_a, *([] if blank.masked else [self.gmask]), self.sop]
+        labels = [IGNORED if i == self.sop else i for i in tail]
+        return Example(head + tail, [IGNORED] * len(head) + labels)
+
+    # --- the six objectives ---
+
+    def copying(self, rng: random.Random, longest: int = 20) -> Blank:
+        """Random pieces and the same again, of the first `alphabet` pieces of a fixed shuffle."""
+        word = rng.choices(self.pieces[: self.alphabet], k=rng.randint(3, longest))
+        return Blank([*word, self.mask], word, masked=True)
+
+    def passage(self, rng: random.Random, **kwargs: Any) -> world.Passage:
+        language = "zh" if rng.random() < 0.75 else "en"
+        return world.passage(language, self.split, rng, **kwargs)
+
+    def questions(self, rng: random.Random) -> Blank:
+        passage = self.passage(rng, most_facts=rng.choice((1, 2, 3, 4, 6)))
+        fact = rng.choice(passage.facts)
+        form = rng.choice(_ASK[passage.language])
+        text = form.replace("{q}", fact.question()).replace("{p}", passage.text)
+        return Blank(self.ids(text), self.ids(fact.object))
+
+    def blanks(self, rng: random.Random) -> Blank:
+        """1–3 short spans, or one whole sentence, of a passage that says its facts twice."""
+        language = "zh" if rng.random() < 0.75 else "en"
+        entity = world.new_entity(language, self.split, rng)
+        told, facts = world.sentences_about(entity, rng.randint(3, 9), rng, repeat=True)
+        ids = [self.ids(sentence) for sentence in told]
+        if rng.random() < 0.15:
+            gone = rng.randrange(len(ids))
+            before, after = sum(ids[:gone], []), sum(ids[gone + 1 :], [])
+            return Blank([*before, self.smask, *after], ids[gone], masked=True)
+        text = sum(ids, [])
+        twice = [f.object for f in facts] + [entity.name]
+        spans = self._spans(text, twice, rng)
+        part_a, part_b, at = [], [], 0
+        for start, end in spans:
+            part_a += [*text[at:start], self.mask]
+            part_b += ([self.sop] if part_b else []) + text[start:end]
+            at = end
+        return Blank(part_a + text[at:], part_b, masked=True)
+
+    def _spans(
+        self, text: list[int], names: list[str], rng: random.Random
+    ) -> list[tuple[int, int]]:
+        """Token spans to blank: occurrences of names said elsewhere, else short random spans."""
+        spans: list[tuple[int, int]] = []
+        rng.shuffle(names)
+        for name in names[: rng.randint(1, 3)]:
+            wanted = [i for i in self.ids(name) if self.tokenizer.convert_ids_to_tokens(i) != "▁"]
+            found = [
+                (i, i + len(wanted))
+                for i in range(len(text) - len(wanted) + 1)
+                if text[i : i + len(wanted)] == wanted
+            ]
+            if len(found) > 1:
+                spans.append(rng.choice(found[1:]) if rng.random() < 0.8 else found[0])
+        if not spans or rng.random() < 0.3:
+            start = rng.randrange(max(1, len(text) - 4))
+            spans.append((start, min(len(text), start + rng.randint(1, 4))))
+        spans.sort()
+        kept = spans[:1]
+        for span in spans[1:]:
+            if span[0] > kept[-1][1]:
+                kept.append(span)
+        return kept
+
+    def rest(self, rng: random.Random) -> Blank:
+        """A text cut anywhere after its first sentence's first tokens; B is all that follows."""
+        language = "zh" if rng.random() < 0.75 else "en"
+        if rng.random() < 0.5:
+            entity = world.new_entity(language, self.split, rng)
+            told, _ = world.sentences_about(entity, rng.randint(3, 8), rng, repeat=True)
+        else:
+            told = list(self.passage(rng, most_facts=4).sentences)
+        text = (" " if language == "en" else "").join(told)
+        ids = self.ids(text)
+        cut = rng.randint(min(3, len(ids) - 1), max(3, len(ids) - 1))
+        return Blank(ids[:cut], ids[cut:])
+
+    def shapes(self, rng: random.Random) -> Blank:
+        passage = self.passage(rng, most_facts=rng.choice((2, 3, 4, 6)))
+        request, answer = shapes.draw_shape(passage, rng)
+        first = rng.random() < 0.3
+        text = f"{request}\n{passage.text}\n" if first else f"{passage.text}\n{request}\n"
+        return Blank(self.ids(text), self.ids(answer))
+
+    def topics(self, rng: random.Random) -> Blank:
+        """Some words of one topic, then groups of words: which group do they belong to?"""
+        sections = read_sections("words")
+        english = rng.random() < 0.25
+        topics = [topic for topic in sections if topic.isascii() == english]
+        chosen = rng.sample(topics, rng.randint(2, 4))
+        words = {t: [w for line in sections[t] for w in line.split(",")] for t in chosen}
+        seen = rng.sample(words[chosen[0]], rng.randint(2, 5))
+        rest = [w for w in words[chosen[0]] if w not in seen]
+        groups = [rng.sample(rest, 2)] + [rng.sample(words[t], 2) for t in chosen[1:]]
+        answer = groups[0]
+        rng.shuffle(groups)
+        listed = " | ".join("，".join(g) for g in groups)
+        return Blank(self.ids(f"{'，'.join(seen)} ∈ {listed}\n"), self.ids("，".join(answer)))
+
+    def draw(self, mixture: dict[str, float], rng: random.Random) -> Example:
+        """One example of an objective drawn by the weights of `mixture`, in a random layout."""
+        name = rng.choices(list(mixture), list(mixture.values()))[0]
+        objective: Callable[[random.Random], Blank] = getattr(self, name)
+        return self.assemble(objective(rng), "glm" if rng.random() < 0.5 else "chatglm2")

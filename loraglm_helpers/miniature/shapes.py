@@ -1,0 +1,121 @@
+"""Structured text for pre-training: facts of a passage as keys, tables, tags, lists, objects.
+
+Each shape returns (request, answer); the request shows the wanted shape, so that the passage and
+the request together decide every token of the answer. None of them is one of the three tasks'
+formats: those are left for LoRA to teach.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+
+from .world import Fact, Passage
+
+Shape = Callable[[Passage, random.Random], tuple[str, str]]
+
+_KEY_NAMES = (
+    ("item", "field", "value"), ("名称", "项", "值"), ("about", "what", "is"), ("s", "k", "v"),
+    ("主体", "属性", "内容"), ("who", "attr", "data"), ("头", "边", "尾"), ("name", "key", "text"),
+)  # fmt: skip
+
+
+def dumps(value: object) -> str:
+    """JSON on one line, Chinese characters as themselves."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _one_subject(passage: Passage, rng: random.Random) -> list[Fact]:
+    subject = rng.choice(passage.facts).subject
+    facts = [fact for fact in passage.facts if fact.subject == subject]
+    rng.shuffle(facts)
+    return facts[: rng.randint(1, len(facts))]
+
+
+def quoted_answer(passage: Passage, rng: random.Random) -> tuple[str, str]:
+    fact = rng.choice(passage.facts)
+    left, right = rng.choice(('""', "「」", "[]", "<>", "()", "【】"))
+    return f"{fact.question()} {left}{right}", f"{left}{fact.object}{right}"
+
+
+def key_values(passage: Passage, rng: random.Random) -> tuple[str, str]:
+    facts = _one_subject(passage, rng)
+    equals, comma = rng.choice(("=", ": ", "：", " -> ")), rng.choice((", ", "；", "\n", " | "))
+    request = comma.join(f"{f.predicate}{equals}?" for f in facts)
+    return f"{facts[0].subject} {request}", comma.join(
+        f"{f.predicate}{equals}{f.object}" for f in facts
+    )
+
+
+def json_object(passage: Passage, rng: random.Random) -> tuple[str, str]:
+    facts = _one_subject(passage, rng)
+    blank = dumps({f.predicate: "" for f in facts})
+    return f"{facts[0].subject} {blank}", dumps({f.predicate: f.object for f in facts})
+
+
+def tags(passage: Passage, rng: random.Random) -> tuple[str, str]:
+    facts = _one_subject(passage, rng)
+    request = "".join(f"<{f.predicate}></{f.predicate}>" for f in facts)
+    answer = "".join(f"<{f.predicate}>{f.object}</{f.predicate}>" for f in facts)
+    return f"{facts[0].subject} {request}", answer
+
+
+def table(passage: Passage, rng: random.Random) -> tuple[str, str]:
+    rows = [f"| {f.subject} | {f.predicate} | {f.object} |" for f in passage.facts]
+    return "| 1 | 2 | 3 |", "\n".join(rows)
+
+
+def relation_names(passage: Passage, rng: random.Random) -> tuple[str, str]:
+    comma = rng.choice(("、", ", ", " / "))
+    return f"有哪些项{comma}？", comma.join(f.predicate for f in passage.facts)
+
+
+def subjects(passage: Passage, rng: random.Random) -> tuple[str, str]:
+    names = list(dict.fromkeys(f.subject for f in passage.facts))
+    return "主体 {1}{2}", "".join(f"{{{name}}}" for name in names)
+
+
+def nested_lists(passage: Passage, rng: random.Random) -> tuple[str, str]:
+    rows = [[f.subject, f.predicate, f.object] for f in passage.facts]
+    return '[["1", "2", "3"]]', dumps(rows)
+
+
+def objects_with_keys(passage: Passage, rng: random.Random) -> tuple[str, str]:
+    """A list of small objects whose three keys, drawn anew, are shown in the request."""
+    parts = [("subject", 0), ("predicate", 1), ("object", 2)]
+    names = rng.choice(_KEY_NAMES)
+    rng.shuffle(parts)
+    order = [(names[index], attribute) for attribute, index in parts]
+    shown = dumps([{key: str(names.index(key) + 1) for key, _ in order}])
+    rows = [{key: getattr(fact, attribute) for key, attribute in order} for fact in passage.facts]
+    return shown, dumps(rows)
+
+
+def arrows(passage: Passage, rng: random.Random) -> tuple[str, str]:
+    rows = [f"{f.subject} --{f.predicate}--> {f.object}" for f in passage.facts]
+    return "1 --2--> 3", "\n".join(rows)
+
+
+def interview(passage: Passage, rng: random.Random) -> tuple[str, str]:
+    """Every fact as a question and its answer, in the passage's order."""
+    ask, reply = rng.choice((("问：", "答："), ("Q: ", "A: "), ("甲：", "乙：")))
+    rows = [f"{ask}{f.question()}\n{reply}{f.object}" for f in passage.facts]
+    return f"{ask}…{reply}…", "\n".join(rows)
+
+
+def count(passage: Passage, rng: random.Random) -> tuple[str, str]:
+    return "有几项？", str(len(passage.facts))
+
+
+SHAPES: tuple[tuple[Shape, int], ...] = (
+    (quoted_answer, 3), (key_values, 3), (json_object, 3), (tags, 2), (table, 2),
+    (relation_names, 2), (subjects, 1), (nested_lists, 3), (objects_with_keys, 4), (arrows, 2),
+    (interview, 4), (count, 1),
+)  # fmt: skip
+
+
+def draw_shape(passage: Passage, rng: random.Random) -> tuple[str, str]:
+    """A request and its answer in a random shape."""
+    shapes, weights = zip(*SHAPES, strict=True)
+    return rng.choices(shapes, weights)[0](passage, rng)

@@ -1,0 +1,186 @@
+"""Passages of the invented world: sentence patterns filled with names, and the facts they state.
+
+A pattern is a line of patterns/zh_film.txt and its like: `{S}` the subject, `{导演}` an object (a
+fact), `{?person}` a name that makes no fact, `+ ` in front a continuation that needs a subject
+named before it. The slots that were filled are the facts: no second pass could disagree with the
+text.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass, field
+from functools import cache
+
+from .names import draw
+from .pools import read_sections
+from .schema import KINDS, RELATIONS, Relation
+
+_SLOT = re.compile(r"\{([^}]+)\}")
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """One sentence pattern; `relations` are its object slots in order of appearance."""
+
+    text: str
+    relations: tuple[str, ...]
+    continues: bool
+
+
+@dataclass(frozen=True)
+class Fact:
+    """(predicate, subject, object) as stated, with the relation it instantiates."""
+
+    predicate: str
+    subject: str
+    object: str
+    relation: Relation
+
+    def question(self) -> str:
+        """The question to which this fact's object is the answer."""
+        return self.relation.question.replace("{S}", self.subject)
+
+
+@dataclass
+class Entity:
+    """One subject; an object is drawn once and kept, so that repeated sentences agree."""
+
+    kind: str
+    language: str
+    split: str
+    name: str
+    values: dict[str, str] = field(default_factory=dict)
+
+    def value(self, relation: str, rng: random.Random) -> str:
+        if relation not in self.values:
+            objects = RELATIONS[self.language, self.kind, relation].objects
+            self.values[relation] = draw(objects, self.language, self.split, rng)
+        return self.values[relation]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text, the facts it states in order of appearance, and its language ("zh" or "en")."""
+
+    text: str
+    facts: tuple[Fact, ...]
+    language: str
+    sentences: tuple[str, ...] = ()
+
+
+@cache
+def patterns(language: str, kind: str, split: str) -> tuple[Pattern, ...]:
+    """The patterns of one kind for one split ("pretrain", "train", "dev"; probes use dev's)."""
+    lines = read_sections(f"{language}_{kind}")["dev" if split == "probe" else split]
+    found = []
+    for line in lines:
+        text = line.removeprefix("+ ")
+        slots = _SLOT.findall(text)
+        names = tuple(s for s in slots if s != "S" and not s.startswith("?"))
+        unknown = [n for n in names if (language, kind, n) not in RELATIONS]
+        if unknown:
+            raise ValueError(f"{language}_{kind}.txt: unknown relation {unknown} in {line!r}")
+        found.append(Pattern(text, names, line.startswith("+ ")))
+    return tuple(found)
+
+
+def new_entity(language: str, split: str, rng: random.Random, kind: str | None = None) -> Entity:
+    """A fresh subject of `kind` (any kind when None) with a name that belongs to `split`."""
+    kind = kind or rng.choice(list(KINDS))
+    return Entity(kind, language, split, draw(KINDS[kind][0], language, split, rng))
+
+
+def fill(pattern: str, entity: Entity | None, language: str, split: str, rng: random.Random) -> str:
+    """The sentence: every slot replaced by the subject, its object, or a name without a fact."""
+
+    def slot(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name.startswith("?"):
+            return draw(name[1:], language, split, rng)
+        if entity is None:
+            raise ValueError(f"{{{name}}} needs a subject, in {pattern!r}")
+        return entity.name if name == "S" else entity.value(name, rng)
+
+    return _SLOT.sub(slot, pattern)
+
+
+def state(pattern: Pattern, entity: Entity, rng: random.Random) -> tuple[str, list[Fact]]:
+    """One sentence about `entity` and the facts in it."""
+    sentence = fill(pattern.text, entity, entity.language, entity.split, rng)
+    facts = [
+        Fact(name, entity.name, entity.values[name], RELATIONS[entity.language, entity.kind, name])
+        for name in pattern.relations
+    ]
+    return sentence, facts
+
+
+def noise(language: str, split: str, rng: random.Random) -> str:
+    """A sentence that states no fact."""
+    section = "dev" if split == "probe" else split
+    line = rng.choice(read_sections(f"{language}_noise")[section])
+    return fill(line, None, language, split, rng)
+
+
+def sentences_about(
+    entity: Entity, most_facts: int, rng: random.Random, repeat: bool = False
+) -> tuple[list[str], list[Fact]]:
+    """Up to `most_facts` facts of one subject in as many sentences as that takes (at least one).
+
+    Without `repeat` no relation is stated twice; with it the same facts may come back in other
+    words, which is what blank infilling learns from.
+    """
+    choices = list(patterns(entity.language, entity.kind, entity.split))
+    rng.shuffle(choices)
+    sentences: list[str] = []
+    facts: list[Fact] = []
+    for pattern in choices:
+        if pattern.continues and not sentences:
+            continue
+        stated = {fact.predicate for fact in facts}
+        if not repeat and stated & set(pattern.relations):
+            continue
+        if len(facts) + len(pattern.relations) > most_facts:
+            continue
+        sentence, new = state(pattern, entity, rng)
+        sentences.append(sentence)
+        facts += new
+        if len(facts) >= most_facts or rng.random() < 0.15:
+            break
+    return sentences, facts
+
+
+def passage(
+    language: str,
+    split: str,
+    rng: random.Random,
+    most_facts: int = 6,
+    most_chars: int = 200,
+    subjects: int | None = None,
+    noise_rate: float = 0.35,
+) -> Passage:
+    """A passage of 1–3 subjects with 1–`most_facts` facts, noise between the sentences at times."""
+    gap = " " if language == "en" else ""
+    limit = most_chars * (2 if language == "en" else 1)  # an English letter carries less
+    while True:
+        count = subjects or rng.choices((1, 2, 3), (6, 3, 1))[0]
+        sentences, facts = [], []
+        wanted = rng.randint(count, max(count, most_facts))
+        for index in range(count):
+            entity = new_entity(language, split, rng)
+            share = (wanted - len(facts)) // (count - index)
+            told, new = sentences_about(entity, max(1, share), rng)
+            if rng.random() < noise_rate:
+                # never inside a run of continuations, whose "it" must stay clear
+                told = (
+                    [noise(language, split, rng), *told]
+                    if rng.random() < 0.5
+                    else [*told, noise(language, split, rng)]
+                )
+            sentences += told
+            facts += new
+        text = gap.join(sentences)
+        distinct = {(f.predicate, f.subject) for f in facts}
+        if facts and len(text) <= limit and len(distinct) == len(facts):
+            return Passage(text, tuple(facts), language, tuple(sentences))

@@ -1,0 +1,57 @@
+"""What to say when a training step fails: what happened, at which step, and what to change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .ledger import GlmShape, memory_ledger
+
+SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+class TrainingError(RuntimeError):
+    """A step that cannot be done; the state before it has been saved."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that a device or the machine ran out of memory."""
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in SIGNS)
+
+
+def out_of_memory(step: int, tokens: int, config: Any, model: Any) -> str:
+    """What to lower, and by how much, after a batch of ``tokens`` did not fit."""
+    advice = []
+    if config.tokens_per_batch:
+        advice.append(f"tokens_per_batch={max(tokens // 2, 1)}")
+    elif config.batch_size > 1:
+        half, twice = config.batch_size // 2, 2 * config.gradient_accumulation_steps
+        advice.append(
+            f"batch_size={half} with gradient_accumulation_steps={twice} (steps stay as large)"
+        )
+    if not config.gradient_checkpointing and not config.use_ptuning:
+        saved = _saved_by_checkpointing(tokens, model)
+        advice.append(f"gradient_checkpointing=True (frees about {saved / 1e9:.1f} GB)")
+    advice.append("max_source_seq_len lower")
+    return f"step {step}: out of memory on a batch of {tokens} tokens. Set " + ", or ".join(advice)
+
+
+def _saved_by_checkpointing(tokens: int, model: Any) -> int:
+    try:
+        shape = GlmShape.of(model)
+    except AttributeError:
+        return 0
+    kept, redone = (
+        memory_ledger(shape, tokens=tokens, gradient_checkpointing=checkpointing)["activations"]
+        for checkpointing in (False, True)
+    )
+    return kept - redone
+
+
+def not_finite(step: int, what: str, value: float, precision: str, rate: float) -> str:
+    """What to change after a loss or gradient that is no number."""
+    half = "; fp16 overflows above 65,504: use bf16 or fp32" if precision == "fp16" else ""
+    return (
+        f"step {step}: the {what} is {value}. The weights are those of step {step - 1}, saved in "
+        f"last/. Lower learning_rate (now {rate:g}) or max_grad_norm, or look at the rows of this "
+        f"step{half}."
+    )

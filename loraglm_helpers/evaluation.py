@@ -1,0 +1,66 @@
+"""Rows as examples, and their loss: one number a model, weighted by tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from .batches import evaluation_batches, share
+from .precision import Precision, choose_precision
+from .sequences import Example, build_example, collate
+from .steps import batch_loss
+
+EVALUATION_TOKENS = 4096
+
+
+def pads(config: Any) -> bool:
+    """Whether batches are padded: by choice, or because P-Tuning's prefixes stand before rows."""
+    return config.use_ptuning or not config.padding_free
+
+
+def make_examples(rows: Sequence[Any], tokenizer: Any, config: Any) -> list[Example]:
+    """Examples of the rows under the config's layout and limits; examples pass unchanged."""
+    limits = config.max_source_seq_len, config.max_target_seq_len
+    return [
+        row if isinstance(row, Example) else build_example(row, tokenizer, config.layout, *limits)
+        for row in rows
+    ]
+
+
+@torch.no_grad()
+def evaluate_loss(
+    model: nn.Module,
+    examples: Sequence[Any],
+    config: Any,
+    *,
+    tokenizer: Any = None,
+    processes: Any = None,
+) -> float:
+    """Mean cross-entropy over all target tokens of examples (or of rows, with a tokenizer).
+
+    No dropout; the model's mode is restored. With ``processes`` each takes a share.
+    """
+    examples = make_examples(examples, tokenizer, config)
+    if not examples:
+        raise ValueError("evaluate_loss needs at least one row")
+    device = next(model.parameters()).device
+    precision = Precision(device, choose_precision(config.precision, device))
+    lengths = [len(example.input_ids) for example in examples]
+    rank, count = (processes.rank, processes.count) if processes else (0, 1)
+    total, targets, was_training = 0.0, 0, model.training
+    model.eval()
+    for batch in evaluation_batches(lengths, EVALUATION_TOKENS):
+        if mine := share(batch, lengths, rank, count):
+            rows = collate([examples[i] for i in mine], not pads(config))
+            with precision.autocast():
+                loss, number = batch_loss(model, {k: v.to(device) for k, v in rows.items()})
+            total, targets = total + loss.item(), targets + number
+    model.train(was_training)
+    if processes:
+        total, targets = processes.sum([total, targets])
+    if not targets:
+        raise ValueError("evaluate_loss: no row has a target token")
+    return total / targets

@@ -1,0 +1,62 @@
+"""What a training run recorded, kept as JSON, and what its callbacks see."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class History:
+    """The records of a run and how it ended.
+
+    A record has step, epoch, loss (mean over the target tokens since the last record), lr,
+    grad_norm, tokens (real ones, from the start of the run), seconds (of training, resumed parts
+    included) and, where the dev rows were scored, dev_loss. ``best`` is the step and dev_loss of
+    what lies in ``best/``. ``stopped`` says why the run ended, ``resume`` how to go on.
+    """
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+    stopped: str = ""
+    resume: str = ""
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the history to a file, whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        part.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        os.replace(part, path)
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> History:
+        """Read what ``to_json`` wrote."""
+        return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame, one row a record."""
+        import pandas
+
+        return pandas.DataFrame(self.records)
+
+
+@dataclass
+class TrainingState:
+    """What callbacks see. Setting ``stop`` ends the run after the step."""
+
+    config: Any
+    model: Any
+    history: History
+    total_steps: int
+    step: int = 0
+    epoch: float = 0.0
+    record: dict[str, Any] = field(default_factory=dict)
+    stop: bool = False
+
+
+Callback = Callable[[str, TrainingState], None]

@@ -1,0 +1,141 @@
+"""What a run leaves on disk: an adapter anyone can load, and one file it can resume from.
+
+    save_dir/best/   adapter with the lowest dev loss
+    save_dir/last/   adapter of the last save, and training_state.safetensors
+    save_dir/history.json
+
+``training_state.safetensors`` alone decides where a run resumes: trained parameters, AdamW's
+moments, the step (which fixes the schedule, the position in the data and the random numbers)
+and the history, in one file that is replaced in one move. A process killed at any moment leaves
+either the old state or the new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .pissa import as_plain_lora
+from .sequences import Example
+
+STATE_FILE = "training_state.safetensors"
+
+
+# What must be the same in a run and in its continuation.
+FIXED = (
+    "use_lora lora_rank lora_alpha lora_dropout target_modules adapter_kind use_ptuning "
+    "pre_seq_len prefix_projection batch_size tokens_per_batch gradient_accumulation_steps seed"
+).split()
+
+
+class ResumeError(ValueError):
+    """A saved run that cannot be continued as asked."""
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that are trained, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def save_state(
+    directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, facts: dict[str, Any]
+) -> None:
+    """Write ``directory/training_state.safetensors``; ``facts`` must fit into JSON."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in trained(model).items():
+        tensors[f"parameter.{name}"] = parameter.detach()
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{key}.{name}"] = value
+    tensors = {name: t.cpu().contiguous() for name, t in tensors.items()}
+    directory.mkdir(parents=True, exist_ok=True)
+    part = directory / (STATE_FILE + ".part")
+    save_file(tensors, part, metadata={"facts": json.dumps(facts)})
+    os.replace(part, directory / STATE_FILE)
+
+
+def read_facts(directory: Path) -> dict[str, Any]:
+    """The facts of a saved state; ResumeError when the file is damaged."""
+    try:
+        with safe_open(directory / STATE_FILE, "pt") as file:
+            return json.loads(file.metadata()["facts"])
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ResumeError(f"{directory / STATE_FILE}: not a whole training state") from error
+
+
+@torch.no_grad()
+def load_state(directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put saved parameters and moments back; ResumeError when the model is another one."""
+    parameters = trained(model)
+    with safe_open(directory / STATE_FILE, "pt") as file:
+        saved = {name for name in file.keys() if name.startswith("parameter.")}  # noqa: SIM118
+        if saved != {f"parameter.{name}" for name in parameters}:
+            raise ResumeError(
+                f"{directory}: the run trained other parameters ({len(saved)} saved, "
+                f"{len(parameters)} here); keep its adapter settings or start with resume=False"
+            )
+        for name, parameter in parameters.items():
+            parameter.copy_(file.get_tensor(f"parameter.{name}"))
+            optimizer.state[parameter] = _moments(file, name, parameter)
+
+
+def _moments(file: Any, name: str, parameter: Tensor) -> dict[str, Tensor]:
+    moments = {}
+    for key in ("step", "exp_avg", "exp_avg_sq"):
+        if f"{key}.{name}" in file.keys():  # noqa: SIM118
+            moments[key] = file.get_tensor(f"{key}.{name}").to(parameter.device)
+    return moments
+
+
+def fixed_facts(config: Any, examples: Sequence[Example]) -> dict[str, Any]:
+    """The settings that a continuation must share, and a digest of the examples."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(array("q", [len(example.input_ids), *example.input_ids, *example.labels]))
+    settings = {name: getattr(config, name) for name in FIXED}
+    return settings | {"train_path": digest.hexdigest()[:16]}
+
+
+def check_fixed(directory: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
+    """ResumeError naming the first setting that differs."""
+    for name, value in json.loads(json.dumps(now)).items():
+        if saved.get(name) != value:
+            raise ResumeError(
+                f"{directory}: {name} was {saved.get(name)!r} and is now {value!r}; set it back, "
+                "or start anew with resume=False"
+            )
+
+
+def save_adapter(model: nn.Module, directory: Path, base: str, start: dict | None = None) -> None:
+    """Write the adapter's files (a fully trained model's weights) into ``directory``.
+
+    ``base`` goes into adapter_config.json as the base model's name. ``start`` is what
+    ``pissa.starting_point`` kept, and turns a PiSSA adapter into an ordinary LoRA.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=".part-", dir=directory.parent))
+    try:
+        if isinstance(model, PeftModel):
+            model.active_peft_config.base_model_name_or_path = base
+            model.save_pretrained(str(part), save_embedding_layers=False)
+            (part / "README.md").unlink(missing_ok=True)
+            if start is not None:
+                as_plain_lora(part, start)
+        else:
+            model.save_pretrained(str(part))
+        for file in sorted(part.iterdir()):
+            os.replace(file, directory / file.name)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -1,0 +1,111 @@
+"""The training loop: steps, evaluation, the best and the last kept, resumed, stopped politely.
+
+    rows → build_example → BatchPlan → for each step:
+        seed(step) → its batches: loss · backward → clip → AdamW → log? evaluate? save? stop?
+
+The loss is the sum over all target tokens of a step divided by their number, whatever the
+batches, accumulation or processes it is spread over. ``loop.py`` holds the loop itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .advice import TrainingError
+from .attention import register
+from .evaluation import evaluate_loss, make_examples, pads
+from .history import Callback, History, TrainingState
+from .loop import Loop
+from .lora import attach_adapter
+from .precision import Precision, choose_precision
+from .processes import Processes
+from .run_state import ResumeError
+from .steps import batch_loss, reuse_memory
+
+__all__ = [
+    "History",
+    "ResumeError",
+    "TrainingError",
+    "TrainingState",
+    "batch_loss",
+    "evaluate_loss",
+    "make_examples",
+    "train",
+]
+
+
+def train(
+    config: Any,
+    *,
+    model: Any = None,
+    tokenizer: Any = None,
+    train_rows: Sequence[Any] | None = None,
+    dev_rows: Sequence[Any] | None = None,
+    callbacks: Sequence[Callback] = (),
+    resume: bool = False,
+) -> History:
+    """Fine-tune as ``config`` (a FineTuneConfig) says; returns what was recorded.
+
+    Model, tokenizer and rows are read from the config's paths where they are not given. A given
+    model is trained in place: it gets the adapter, unless it has one already.
+    ``callbacks`` are called as ``callback(event, state)`` with the events "start", "step",
+    "log", "evaluate", "save" and "end"; one that sets ``state.stop = True`` ends the run.
+    ``save_dir`` gets ``best/``, ``last/`` and ``history.json``. With ``resume`` a run that has
+    a ``last/`` there goes on after its last saved step, on a CPU bit for bit as if it had never
+    stopped. The first Ctrl-C ends the run after its step, saves, and returns the history.
+    Raises TrainingError (loss not finite, out of memory) and ResumeError.
+    """
+    processes = Processes(config.device)
+    if processes.device.type == "cpu":
+        reuse_memory()
+    precision = Precision(processes.device, choose_precision(config.precision, processes.device))
+    tokenizer = tokenizer or _tokenizer(config)
+    train_rows = _rows(config.train_path) if train_rows is None else train_rows
+    dev_rows = _rows(config.dev_path) if dev_rows is None else dev_rows
+    torch.manual_seed(config.seed)
+    loop = Loop(
+        config,
+        prepare_model(config, model, precision),
+        make_examples(train_rows, tokenizer, config),
+        make_examples(dev_rows, tokenizer, config),
+        processes,
+        precision,
+        callbacks,
+    )
+    return loop.run(resume)
+
+
+def prepare_model(config: Any, model: Any, precision: Precision) -> Any:
+    """The model on its device, with its adapter, in training mode, ready for its batches."""
+    if model is None:
+        model = _model(config, precision)
+    model.to(precision.device)
+    adapted = hasattr(model, "peft_config")
+    base = model.get_base_model() if adapted else model
+    if not pads(config):
+        base.set_attn_implementation(register())
+    return model.train() if adapted else attach_adapter(model, config)
+
+
+def _model(config: Any, precision: Precision) -> Any:
+    from .checkpoints import load_glm
+    from .config import repo_path
+
+    return load_glm(repo_path(config.pre_model), dtype=precision.dtype, rope=config.rope)
+
+
+def _tokenizer(config: Any) -> Any:
+    from .config import repo_path
+    from .tokenizer import load_tokenizer
+
+    return load_tokenizer(repo_path(config.pre_model))
+
+
+def _rows(path: str) -> list[Any]:
+    from .config import repo_path
+    from .data import read_rows
+
+    return read_rows(repo_path(path))

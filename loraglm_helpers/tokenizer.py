@@ -15,6 +15,7 @@ only code that asks for an id can place a special token, so a text cannot forge 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import sentencepiece
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from .glm4_tokenizer import from_ranks
 from .locate import NotFoundHere, local_folder
 
 SPECIAL_TOKENS = (
@@ -46,8 +48,9 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a checkpoint folder, the same ids as the published one.
 
     A folder with a SentencePiece ``tokenizer.model`` (ChatGLM2, ChatGLM3, the miniature) is
-    rebuilt exactly; the tokenizer then carries ``sentencepiece_file``. Everything else (GLM-4
-    and newer "-hf" folders, saved tokenizers, hub names) goes through AutoTokenizer.
+    rebuilt exactly; the tokenizer then carries ``sentencepiece_file``. GLM-4's own
+    tokenizer.model is rebuilt by ``glm4_tokenizer``; everything else ("-hf" folders, saved
+    tokenizers) goes through AutoTokenizer. ``path`` may be a hub name.
     Special tokens: ``tokenizer.convert_tokens_to_ids("[gMASK]")``. No bos is ever added.
     Raises TokenizerError naming the file when there is nothing usable.
     """
@@ -59,12 +62,14 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
     if model_file.is_file() and _is_sentencepiece(model_file):
         return from_sentencepiece(model_file)
     try:
+        if model_file.is_file() and not (folder / "tokenizer.json").is_file():
+            return from_ranks(folder)
         return AutoTokenizer.from_pretrained(folder, padding_side="left")
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise TokenizerError(
-            f"{path}: no SentencePiece tokenizer.model here, and AutoTokenizer found nothing it "
-            f"can use ({type(error).__name__}). For GLM-4 take the '-hf' repository, which has a "
-            "tokenizer.json."
+            f"{path}: no tokenizer that can be used ({type(error).__name__}: "
+            f"{str(error).splitlines()[0][:160]}). A ChatGLM folder needs tokenizer.model; newer "
+            "GLMs need the tokenizer.json of their '-hf' repository."
         ) from error
 
 
@@ -88,6 +93,20 @@ def from_sentencepiece(model_file: str | Path) -> PreTrainedTokenizerFast:
     _check(tokenizer, pieces, model_file)
     tokenizer.sentencepiece_file = Path(model_file)
     return tokenizer
+
+
+def encode_many(
+    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], threads: int = -1
+) -> list[list[int]]:
+    """Ids of many texts, without special tokens, the fastest way there is for this tokenizer.
+
+    SentencePiece itself, on ``threads`` threads (-1: all), where its file is at hand: several
+    times faster than the rebuild, and the same ids.
+    """
+    file = getattr(tokenizer, "sentencepiece_file", None)
+    if file is None or not Path(file).is_file():
+        return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    return read_pieces(file).encode(list(texts), num_threads=threads)
 
 
 def read_pieces(model_file: str | Path) -> sentencepiece.SentencePieceProcessor:

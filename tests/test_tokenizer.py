@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 from loraglm_helpers.tokenizer import (
     SPECIAL_TOKENS,
     TokenizerError,
+    encode_many,
     load_tokenizer,
     merges,
     read_pieces,
@@ -45,6 +46,13 @@ def test_ids_are_sentencepieces_own(pair, text):
     tokenizer, pieces = pair
     assert tokenizer.encode(text) == pieces.encode(text)
     assert tokenizer.encode(text, add_special_tokens=False) == pieces.encode(text)
+
+
+@settings(max_examples=50, deadline=None)
+@given(batch=st.lists(texts, max_size=5))
+def test_many_texts_at_once_have_the_same_ids(pair, batch):
+    tokenizer, _ = pair
+    assert encode_many(tokenizer, batch) == [tokenizer.encode(text) for text in batch]
 
 
 @settings(max_examples=300, deadline=None)

@@ -113,8 +113,11 @@ def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
 
 def _device(device: str | torch.device | None) -> torch.device:
     if device in (None, "auto"):
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None:  # each process of many has its own
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def _load_native(

@@ -17,6 +17,7 @@ from transformers import GlmConfig
 MODEL_TYPE = "chatglm"
 ROPE_CHOICES = ("auto", "theta", "positions")
 THETA = 10000.0
+GLM4_VOCABULARY = 151552
 SIZES = {  # official key → GlmConfig field
     "padded_vocab_size": "vocab_size",
     "hidden_size": "hidden_size",
@@ -135,9 +136,11 @@ def _guess_rope(official: dict[str, Any], ratio: float, name: str) -> str:
     if official.get("rope_meaning") in ROPE_CHOICES[1:]:
         return official["rope_meaning"]
     known = f"{name} {official.get('_name_or_path', '')}".lower()
-    if "chatglm2" in known:
-        return "positions"
-    if any(word in known for word in ("chatglm3", "glm-4", "glm4")):
+    positions = "chatglm2" in known
+    theta = any(word in known for word in ("chatglm3", "glm-4", "glm4"))
+    if positions != theta:
+        return "positions" if positions else "theta"
+    if official["padded_vocab_size"] == GLM4_VOCABULARY:
         return "theta"
     warnings.warn(
         f"config.json: rope_ratio is {ratio}, and its meaning depends on the model. Taken as "

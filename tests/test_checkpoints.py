@@ -192,8 +192,17 @@ def test_rope_auto_warns_when_the_name_does_not_tell():
     with pytest.warns(UserWarning, match="rope='positions'"):
         config = native_config(TINY | {"rope_ratio": 50}, name="my-model")
     assert config.rope_parameters["rope_theta"] == 500000.0
+    with pytest.warns(UserWarning, match="depends on the model"):
+        native_config(TINY | {"rope_ratio": 50, "_name_or_path": "chatglm2"}, name="chatglm3-32k")
     with pytest.raises(CheckpointError, match="allowed: auto, theta, positions"):
         native_config(TINY, rope="linear")
+
+
+def test_glm4_is_known_by_its_vocabulary():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        config = native_config(TINY | {"rope_ratio": 500, "padded_vocab_size": 151552})
+    assert config.rope_parameters["rope_theta"] == 5_000_000.0
 
 
 def test_every_config_field_is_passed():

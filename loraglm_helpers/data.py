@@ -1,0 +1,209 @@
+"""Rows of instruction data: JSONL read line by line; every bad line is named, none is left out.
+
+    {"context": "Instruction: …\\nInput: …\\nAnswer: ", "target": "…"}
+    {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}
+
+A file is UTF-8, with or without a byte order mark, its lines end in LF or CRLF. A blank line is a
+bad line, for a row may be missing there. Fields of other names are allowed and not used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .lint_report import LintReport
+
+ROLES = ("system", "user", "assistant", "observation", "tool")
+SHOWN = 20
+BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What is asked and what is to be answered; ``line`` is its line in the file, from 1.
+
+    A row of ``messages`` has the last turn, the assistant's, as its ``target`` too.
+    """
+
+    context: str = ""
+    target: str = ""
+    messages: tuple[dict[str, str], ...] | None = None
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong in a line of a file, and in which field (empty: the whole line)."""
+
+    file: str
+    line: int
+    field: str
+    reason: str
+
+    def __str__(self) -> str:
+        field = f"{self.field}: " if self.field else ""
+        return f"{self.file}:{self.line}: {field}{self.reason}"
+
+
+class DataError(ValueError):
+    """Rows that cannot be read; ``problems`` has every bad line, the message the first 20."""
+
+    def __init__(self, message: str, problems: Sequence[Problem] = ()) -> None:
+        super().__init__(message)
+        self.problems = list(problems)
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """The rows of a JSONL file, in its order. DataError if the file or any line is bad."""
+    rows, problems = [], []
+    for line in read_lines(path):
+        (problems if isinstance(line, Problem) else rows).append(line)
+    if problems:
+        shown = [str(problem) for problem in problems[:SHOWN]]
+        if len(problems) > SHOWN:
+            shown.append(f"… and {len(problems) - SHOWN} more")
+        count = f"{len(problems)} bad line" + "s" * (len(problems) > 1)
+        raise DataError("\n".join([f"{path}: {count}", *shown]), problems)
+    if not rows:
+        raise DataError(f"{path}: no rows; one JSON object a line is wanted")
+    return rows
+
+
+def read_lines(path: str | Path) -> Iterator[Row | Problem]:
+    """Each line of a file as a row or as a problem, a line in memory at a time."""
+    try:
+        with Path(path).open("rb") as stream:
+            for number, line in enumerate(stream, start=1):
+                line = line.removeprefix(BOM) if number == 1 else line
+                found = parse_line(line.rstrip(b"\r\n"), number)
+                yield found if isinstance(found, Row) else Problem(str(path), number, *found)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def parse_line(line: bytes, number: int = 0) -> Row | tuple[str, str]:
+    """The row in a line, or the field and the reason that make it a bad one."""
+    if not line.strip():
+        return "", "blank line; a row may be missing here, else delete it"
+    try:
+        text = line.decode("utf-8")
+        fields = json.loads(text)
+    except UnicodeDecodeError as error:
+        return "", f"byte {error.start + 1} is not UTF-8; save the file as UTF-8"
+    except json.JSONDecodeError as error:
+        return "", f"not JSON: {error.msg} at character {error.pos + 1}"
+    except RecursionError:
+        return "", "not a row: nested too deep"
+    problem = row_problem(fields)
+    if problem is None and b"\\u" in line:
+        problem = _surrogate_problem(fields)
+    return problem or _row(fields, number)
+
+
+def row_problem(fields: Any) -> tuple[str, str] | None:
+    """Field and reason for which a parsed line is no row; None for a good one."""
+    if not isinstance(fields, dict):
+        return "", f"{_kind(fields)} instead of an object with context and target"
+    if "messages" in fields:
+        if "context" in fields or "target" in fields:
+            return "messages", "beside context or target: a row has one form or the other"
+        return _messages_problem(fields["messages"])
+    for name in ("context", "target"):
+        if name not in fields:
+            return name, f"missing; this line has {', '.join(fields) or 'no fields'}"
+        problem = _text_problem(fields[name])
+        if problem:
+            return name, problem
+    return None
+
+
+def task_of(row: Row) -> str:
+    """What a row asks for, by the shape of its target.
+
+    A JSON list of objects, or ``[]``, is "triples"; a JSON list of texts "classification"; other
+    JSON, or a target that begins like JSON and is none, "other"; any other text "question".
+    """
+    if not looks_like_json(row.target):
+        return "question"
+    try:
+        value = json.loads(row.target)
+    except (ValueError, RecursionError):
+        return "other"
+    if not isinstance(value, list):
+        return "other"
+    if all(isinstance(part, dict) for part in value):
+        return "triples"
+    return "classification" if all(isinstance(part, str) for part in value) else "other"
+
+
+def looks_like_json(text: str) -> bool:
+    """Whether a target begins as a JSON list or object does."""
+    return text.lstrip().startswith(("[", "{"))
+
+
+def lint(
+    path: str | Path,
+    tokenizer: Any = None,
+    layout: str = "glm",
+    max_source_seq_len: int = 400,
+    max_target_seq_len: int = 300,
+    other: str | Path | None = None,
+    progress: bool = False,
+) -> LintReport:
+    """A report on every line of a file, however large; see ``lint.lint_file``."""
+    from .lint import lint_file
+
+    limits = max_source_seq_len, max_target_seq_len
+    return lint_file(path, tokenizer, layout, *limits, other, progress)
+
+
+def _row(fields: dict[str, Any], number: int) -> Row:
+    if "messages" not in fields:
+        return Row(fields["context"], fields["target"], None, number)
+    messages = tuple({"role": m["role"], "content": m["content"]} for m in fields["messages"])
+    return Row("", messages[-1]["content"], messages, number)
+
+
+def _messages_problem(messages: Any) -> tuple[str, str] | None:
+    if not isinstance(messages, list) or not messages:
+        return "messages", "a list of {role, content} objects wanted"
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]"
+        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+            return where, "an object with role and content wanted"
+        if message["role"] not in ROLES:
+            return f"{where}.role", f"{message['role']!r}; one of {', '.join(ROLES)} wanted"
+        problem = _text_problem(message["content"])
+        if problem:
+            return f"{where}.content", problem
+    roles = [message["role"] for message in messages]
+    if roles[-1] != "assistant":
+        return f"messages[{len(roles) - 1}].role", f"{roles[-1]!r} is last; assistant wanted"
+    return None if "user" in roles[:-1] else ("messages", "no user turn before the answer")
+
+
+def _text_problem(value: Any) -> str | None:
+    if not isinstance(value, str):
+        return f"{_kind(value)} instead of a text"
+    return None if value.strip() else "empty"
+
+
+def _surrogate_problem(fields: dict[str, Any]) -> tuple[str, str] | None:
+    """Half of a \\u pair is no character: no tokenizer can encode it."""
+    parts = {name: fields[name] for name in ("context", "target") if name in fields}
+    for index, message in enumerate(fields.get("messages", ())):
+        parts[f"messages[{index}].content"] = message["content"]
+    for name, text in parts.items():
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            return name, "half of a surrogate pair (\\ud800 to \\udfff), which is no character"
+    return None
+
+
+def _kind(value: Any) -> str:
+    words = {bool: "true or false", type(None): "null", list: "a list", dict: "an object"}
+    return words.get(type(value), "a text" if isinstance(value, str) else "a number")

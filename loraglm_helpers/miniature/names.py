@@ -117,11 +117,8 @@ def _en_place(rng: random.Random) -> str:
 
 
 def _en_title(rng: random.Random) -> str:
-    adjective, noun, other = (
-        _en("title_adjective", rng),
-        _en("title_noun", rng),
-        _en("title_noun", rng),
-    )
+    adjective = _en("title_adjective", rng)
+    noun, other = rng.sample(pool("en", "title_noun"), 2)
     shapes = (f"The {adjective} {noun}", f"{adjective} {noun}", f"{noun} and {other}")
     return rng.choice(
         (*shapes, f"A {noun} for {_en('first_name', rng)}", f"The {noun} of {_en_surname(rng)}")

@@ -20,97 +20,36 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GlmConfig, GlmForCausalLM
+from transformers import GlmForCausalLM
 
 from ..attention import register
 from ..sequences import collate
-from ..steps import batch_loss
+from ..steps import batch_loss, reuse_memory
 from ..tokenizer import load_tokenizer
 from .objectives import Objectives
+from .plan import (
+    COPYING_ONLY,
+    FIRST_ALPHABET,
+    FLUENT,
+    GROWTH,
+    LEARNT,
+    Mixture,
+    PretrainConfig,
+    learning_rate,
+    mixture_at,
+)
 from .probes import copying_accuracy
 from .vocabulary import train_tokenizer
 
-Mixture = dict[str, float]
 LONGEST = 512  # tokens of one example
-
-# Copying comes first: nothing else is learnt from a passage before a name can be carried over. Over
-# the whole vocabulary at once it does not appear in 0.8 M tokens; over 256 pieces it does in 0.4 M,
-# and from there each four times larger alphabet takes 0.2 M more.
-FIRST_ALPHABET, GROWTH = 256, 4
-LEARNT, FLUENT = 1.0, 0.3  # mean loss at which the alphabet grows; at which the stage ends
-COPYING_ONLY: Mixture = {"copying": 1.0}
-# (share of the token budget up to which they hold, weights of the objectives)
-STAGES: tuple[tuple[float, Mixture], ...] = (
-    (0.35, {"copying": 0.10, "questions": 0.45, "blanks": 0.25, "rest": 0.10, "topics": 0.10}),
-    (
-        1.0,
-        {"copying": 0.04, "questions": 0.18, "blanks": 0.15, "rest": 0.15, "topics": 0.08}
-        | {"shapes": 0.40},
-    ),
-)
-
-
-@dataclass
-class PretrainConfig:
-    """The miniature's shape and its schedule; `tokens` is the whole budget."""
-
-    hidden_size: int = 256
-    layers: int = 6
-    heads: int = 8
-    groups: int = 2
-    intermediate_size: int = 704
-    tokens: int = 16_000_000
-    tokens_per_step: int = 2048
-    learning_rate: float = 2e-3
-    warmup_steps: int = 50
-    decay_share: float = 0.35
-    weight_decay: float = 0.05
-    seed: int = 0
-    autocast: bool = False
 
 
 def build_model(config: PretrainConfig, vocab_size: int) -> GlmForCausalLM:
     """A random GLM of the ChatGLM2 architecture, attention padding-free."""
-    shape = GlmConfig(
-        vocab_size=vocab_size,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        num_key_value_heads=config.groups,
-        head_dim=config.hidden_size // config.heads,
-        max_position_embeddings=2048,
-        rms_norm_eps=1e-5,
-        attention_bias=True,
-        attention_dropout=0.0,
-        tie_word_embeddings=False,
-        pad_token_id=0,
-        bos_token_id=None,
-        eos_token_id=2,
-        rope_parameters={
-            "rope_type": "default",
-            "rope_theta": 10000.0,
-            "partial_rotary_factor": 0.5,
-        },
-    )
     torch.manual_seed(config.seed)
-    model = GlmForCausalLM(shape)
+    model = GlmForCausalLM(config.shape(vocab_size))
     model.set_attn_implementation(register())
     return model
-
-
-def learning_rate(config: PretrainConfig, step: int, tokens: int) -> float:
-    """Warm-up by steps, then constant, then linear to zero over the last `decay_share` tokens."""
-    warm = min(1.0, (step + 1) / config.warmup_steps)
-    left = (config.tokens - tokens) / (config.decay_share * config.tokens)
-    return config.learning_rate * warm * max(0.0, min(1.0, left))
-
-
-def mixture_at(config: PretrainConfig, tokens: int) -> Mixture:
-    """The objectives' weights after `tokens` of the budget, once copying is fluent."""
-    return next(
-        (mixture for until, mixture in STAGES if tokens < until * config.tokens), STAGES[-1][1]
-    )
 
 
 def draw_batch(
@@ -231,6 +170,7 @@ def pretrain(
     run = Run(config, Path(out))
     run.resume()
     here = run.position
+    reuse_memory()
     start, before = time.monotonic(), here.seconds
     done = False
     while not done:

@@ -1,0 +1,152 @@
+"""The invented world, the tasks' rows and the pre-training objectives."""
+
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from loraglm_helpers.miniature import names, shapes, tasks, world
+from loraglm_helpers.miniature.objectives import Blank, Objectives
+from loraglm_helpers.miniature.plan import PretrainConfig, learning_rate, mixture_at
+from loraglm_helpers.miniature.pools import read_sections
+from loraglm_helpers.miniature.pretraining import pretrain
+from loraglm_helpers.miniature.schema import KINDS, relations_of
+from loraglm_helpers.miniature.vocabulary import train_tokenizer
+from loraglm_helpers.tokenizer import load_tokenizer
+
+DATA = Path(__file__).parents[1] / "data"
+TINY = PretrainConfig(
+    hidden_size=32, layers=2, heads=2, groups=1, intermediate_size=64, tokens=4000
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vocabulary")
+    train_tokenizer(folder, passages=60)
+    return load_tokenizer(folder)
+
+
+def shipped(split: str) -> list[dict]:
+    path = DATA / f"mixed_{split}_dataset.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_name_has_one_split():
+    owners = [names.split_of(name) for name in ("林知遥", "星河渡口", "Mara Keldon")]
+    assert owners == ["pretrain", "pretrain", "pretrain"]
+    rng = random.Random(0)
+    for split in names.SPLITS:
+        drawn = {names.draw("person", "zh", split, rng) for _ in range(50)}
+        assert {names.split_of(name) for name in drawn} == {split}
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_every_relation_is_stated_in_every_split(language, kind):
+    wanted = {relation.name for relation in relations_of(language, kind)}
+    assert len(wanted) == 5
+    for split in ("pretrain", "train", "dev"):
+        stated = {r for p in world.patterns(language, kind, split) for r in p.relations}
+        assert stated == wanted, f"{language}_{kind}.txt [{split}]"
+
+
+def test_no_pattern_stands_in_two_splits():
+    for language in ("zh", "en"):
+        for kind in [*KINDS, "noise"]:
+            sections = read_sections(f"{language}_{kind}")
+            lines = [line for section in sections.values() for line in section]
+            assert len(lines) == len(set(lines)), f"{language}_{kind}.txt"
+
+
+def test_a_passage_states_its_facts():
+    rng = random.Random(5)
+    for _ in range(100):
+        passage = world.passage("zh", "train", rng)
+        assert 1 <= len(passage.facts) <= 6 and len(passage.text) <= 200
+        for fact in passage.facts:
+            assert fact.subject in passage.text and fact.object in passage.text
+
+
+def test_facts_come_in_the_order_of_their_objects():
+    rng = random.Random(6)
+    for _ in range(50):
+        passage = world.passage("en", "train", rng, subjects=1)
+        at = 0
+        for fact in passage.facts:
+            at = passage.text.index(fact.object, at)
+
+
+def test_shipped_rows_are_what_the_command_writes():
+    assert shipped("train") == tasks.make_rows("train", 2400, 0)
+    assert shipped("dev") == tasks.make_rows("dev", 300, 0)
+
+
+def test_shipped_rows_share_no_entity():
+    def entities(rows):
+        targets = [json.loads(r["target"]) for r in rows if r["target"].startswith("[{")]
+        return {t[key] for target in targets for t in target for key in ("subject",)}
+
+    train, dev = entities(shipped("train")), entities(shipped("dev"))
+    assert len(train) > 1000 and len(dev) > 100 and not train & dev
+
+
+def test_pretraining_never_sees_the_tasks_formats(tokenizer):
+    objectives, rng = Objectives(tokenizer), random.Random(7)
+    mixture = mixture_at(TINY, 3999)
+    text = "\n".join(tokenizer.decode(objectives.draw(mixture, rng).input_ids) for _ in range(400))
+    for sign in ("Instruction: ", '"predicate": "', "Answer: ", *tasks.INSTRUCTIONS.values()):
+        assert sign not in text
+    assert not re.search(r'\["(体育|sports|科技|technology)"\]', text)
+
+
+def test_layouts_by_literal_ids(tokenizer):
+    objectives = Objectives(tokenizer)
+    mask, gmask, sop, eos = objectives.mask, objectives.gmask, objectives.sop, 2
+    plain, masked = Blank([300, 301], [400]), Blank([300, mask], [400, sop, 401], masked=True)
+    assert objectives.assemble(plain, "glm").input_ids == [300, 301, gmask, sop, 400, eos]
+    assert objectives.assemble(plain, "chatglm2").input_ids == [gmask, sop, 300, 301, 400, eos]
+    example = objectives.assemble(masked, "glm")
+    assert example.input_ids == [300, mask, sop, 400, sop, 401, eos]
+    assert example.labels == [-100, -100, -100, 400, -100, 401, eos]
+
+
+def test_blanks_can_be_filled_back(tokenizer):
+    """Part B's spans, put in the place of part A's masks, give the passage back."""
+    objectives, rng = Objectives(tokenizer), random.Random(8)
+    for _ in range(30):
+        blank = objectives.blanks(rng)
+        masks = [i for i in blank.part_a if i in (objectives.mask, objectives.smask)]
+        spans = "".join(map(chr, blank.part_b)).split(chr(objectives.sop))
+        assert len(masks) == len(spans) and all(spans)
+
+
+@pytest.mark.parametrize("shape", [shape for shape, _ in shapes.SHAPES])
+def test_shapes_answer_from_the_passage(shape):
+    rng = random.Random(9)
+    for _ in range(20):
+        passage = world.passage("zh", "pretrain", rng)
+        request, answer = shape(passage, rng)
+        assert request and answer
+        if answer.startswith(("[{", "[[", '{"')):
+            json.loads(answer)
+
+
+def test_schedule():
+    config = PretrainConfig(tokens=1000, warmup_steps=10, decay_share=0.5, learning_rate=1.0)
+    assert learning_rate(config, 4, 100) == pytest.approx(0.5)
+    assert learning_rate(config, 50, 400) == 1.0
+    assert learning_rate(config, 50, 750) == pytest.approx(0.5)
+    assert learning_rate(config, 50, 1000) == 0.0
+
+
+def test_a_stopped_pretraining_goes_on_bit_for_bit(tmp_path):
+    lines: list[str] = []
+    whole = pretrain(TINY, tmp_path / "whole", probe_every=1, log=lines.append)
+    pretrain(TINY, tmp_path / "parts", minutes=0, probe_every=1, log=lines.append)
+    parts = pretrain(TINY, tmp_path / "parts", probe_every=1, log=lines.append)
+    assert parts.position.step == whole.position.step > 1
+    for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        assert a.equal(b)

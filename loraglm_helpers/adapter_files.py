@@ -85,8 +85,7 @@ def write_adapter(
     The commonest rank and alpha become the adapter's own, the others patterns.
     """
     tuned = [name for name, parts in modules.items() if "weight" not in parts]
-    ranks = {name: scales[name][0] for name in tuned}
-    alphas = {name: scales[name][1] for name in tuned}
+    ranks, alphas = ({name: scales[name][i] for name in tuned} for i in (0, 1))
     rank, alpha = (Counter(v.values()).most_common(1)[0][0] for v in (ranks, alphas))
     saved = {name.rpartition(".")[2] for name in modules if name not in ranks}
     changed = {
@@ -100,15 +99,18 @@ def write_adapter(
         **dict.fromkeys(("auto_mapping", "layers_to_transform", "layers_pattern")),
         "base_model_name_or_path": None,
     }
-    tensors = {
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(folder / WEIGHTS[0], _flat(modules))
+    write_json(folder / "adapter_config.json", settings | changed)
+    return folder
+
+
+def _flat(modules: Modules) -> dict[str, Tensor]:
+    return {
         f"{PREFIX}{name}.{part}": tensor.contiguous()
         for name, parts in modules.items()
         for part, tensor in parts.items()
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / WEIGHTS[0], tensors)
-    write_json(folder / "adapter_config.json", settings | changed)
-    return folder
 
 
 def _targets(tuned: list[str], all_names: list[str]) -> list[str]:

@@ -47,14 +47,7 @@ def load_glm(
     of ``rope_ratio``, see ``official_config.native_config``. Raises CheckpointError (what is wrong,
     in which file or key, what to do) for whatever cannot be read or run.
     """
-    try:
-        folder = local_folder(path)
-    except NotFoundHere as error:
-        raise CheckpointError(str(error)) from error
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        raise CheckpointError(
-            f"{folder}: an adapter, not a model; load its base model, then the adapter on top"
-        )
+    folder = _model_folder(path)
     name = f"{Path(path).name} {folder.resolve().name}".lower()
     device = _device(device)
     dtype = choose_dtype(dtype, device)
@@ -109,6 +102,18 @@ def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise CheckpointError(f"dtype is {dtype!r}; allowed: auto, {', '.join(DTYPES)}")
     return found
+
+
+def _model_folder(path: str | Path) -> Path:
+    try:
+        folder = local_folder(path)
+    except NotFoundHere as error:
+        raise CheckpointError(str(error)) from error
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"{folder}: an adapter, not a model; load its base model, then the adapter on top"
+        )
+    return folder
 
 
 def _device(device: str | torch.device | None) -> torch.device:

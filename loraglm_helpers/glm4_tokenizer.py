@@ -40,10 +40,8 @@ def from_ranks(folder: Path) -> PreTrainedTokenizerFast:
     ranks = read_ranks(folder / "tokenizer.model")
     settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     special = {int(i): entry["content"] for i, entry in settings["added_tokens_decoder"].items()}
-    backend = _backend(ranks)
-    backend.add_special_tokens(
-        [AddedToken(special[i], special=True, normalized=False) for i in sorted(special)]
-    )
+    names, backend = [special[i] for i in sorted(special)], _backend(ranks)
+    backend.add_special_tokens([AddedToken(n, special=True, normalized=False) for n in names])
     moved = [name for i, name in special.items() if backend.token_to_id(name) != i]
     if moved or not set(START) <= set(special.values()):
         raise ValueError(
@@ -51,15 +49,13 @@ def from_ranks(folder: Path) -> PreTrainedTokenizerFast:
             f"{len(ranks)} pieces with GLM-4's special tokens ({', '.join(moved or START)})"
         )
     backend.post_processor = processors.TemplateProcessing(
-        single=[*START, "$A"],
-        pair=[*START, "$A", "$B"],
-        special_tokens=[(name, backend.token_to_id(name)) for name in START],
+        single=[*START, "$A"], special_tokens=[(n, backend.token_to_id(n)) for n in START]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         eos_token="<|endoftext|>",
         pad_token="<|endoftext|>",
-        extra_special_tokens=[special[i] for i in sorted(special)],
+        extra_special_tokens=names,
         clean_up_tokenization_spaces=False,
         padding_side="left",
         model_input_names=["input_ids", "attention_mask"],

@@ -56,22 +56,9 @@ def native_config(official: dict[str, Any], rope: str = "auto", name: str = "") 
     ``config.chatglm`` for the way back. Raises CheckpointError for anything that cannot be run.
     """
     refuse(official)
-    missing = [key for key in SIZES if key not in official]
-    if missing:
-        raise CheckpointError(
-            f"config.json: {', '.join(missing)} missing; not a whole ChatGLM config"
-        )
-    sizes = {field: official[key] for key, field in SIZES.items()}
-    grouped = official.get("multi_query_attention", False)
-    groups = official.get("multi_query_group_num", 1) if grouped else sizes["num_attention_heads"]
-    if sizes["num_attention_heads"] % groups:
-        raise CheckpointError(
-            f"config.json: multi_query_group_num is {groups}, which does not divide "
-            f"num_attention_heads ({sizes['num_attention_heads']})"
-        )
     fields = dict(
-        **sizes,
-        num_key_value_heads=groups,
+        **{field: official[key] for key, field in SIZES.items()},
+        num_key_value_heads=_groups(official),
         attention_bias=official.get("add_qkv_bias", False),
         attention_dropout=official.get("attention_dropout", 0.0),
         tie_word_embeddings=official.get("tie_word_embeddings", False),
@@ -87,6 +74,20 @@ def native_config(official: dict[str, Any], rope: str = "auto", name: str = "") 
         return GlmConfig(**fields)
     except StrictDataclassError as error:
         raise CheckpointError(f"config.json: {' '.join(str(error).split())}") from error
+
+
+def _groups(official: dict[str, Any]) -> int:
+    """Key-value heads: the groups of multi-query attention, else one for every head."""
+    heads = official["num_attention_heads"]
+    if not official.get("multi_query_attention", False):
+        return heads
+    groups = official.get("multi_query_group_num", 1)
+    if heads % groups:
+        raise CheckpointError(
+            f"config.json: multi_query_group_num is {groups}, which does not divide "
+            f"num_attention_heads ({heads})"
+        )
+    return groups
 
 
 def refuse(official: dict[str, Any]) -> None:
@@ -108,6 +109,9 @@ def refuse(official: dict[str, Any]) -> None:
             f"config.json: pre_seq_len is {official['pre_seq_len']}: a P-Tuning v2 prefix over a "
             "base; load the base model and give this folder to import_adapter"
         )
+    missing = ", ".join(key for key in SIZES if key not in official)
+    if missing:
+        raise CheckpointError(f"config.json: {missing} missing; not a whole ChatGLM config")
     for key, (default, needed) in FLAGS.items():
         found = official.get(key, default)
         if found != needed:
@@ -162,27 +166,21 @@ def official_config(config: GlmConfig, dtype: str | None = None) -> dict[str, An
         )
     remembered = dict(getattr(config, "chatglm", None) or {})
     sizes = {key: getattr(config, field) for key, field in SIZES.items()}
-    fused_by_head = is_per_head(config)
-    written = (
-        remembered
-        | sizes
-        | {
-            "model_type": MODEL_TYPE,
-            "architectures": ["ChatGLMModel"],
-            "multi_query_attention": not fused_by_head,
-            "multi_query_group_num": remembered.get("multi_query_group_num", 1)
-            if fused_by_head
-            else config.num_key_value_heads,
-            "add_qkv_bias": config.attention_bias,
-            "attention_dropout": config.attention_dropout,
-            "tie_word_embeddings": False,
-            "pad_token_id": config.pad_token_id,
-            "eos_token_id": config.eos_token_id,
-            "use_cache": True,
-            **{key: needed for key, (_, needed) in FLAGS.items() if key != "interleaved_qkv"},
-            **_official_rope(config, remembered),
-        }
-    )
+    needed = {key: value for key, (_, value) in FLAGS.items() if key != "interleaved_qkv"}
+    rest = {
+        "model_type": MODEL_TYPE,
+        "architectures": ["ChatGLMModel"],
+        "multi_query_attention": not is_per_head(config),
+        "add_qkv_bias": config.attention_bias,
+        "attention_dropout": config.attention_dropout,
+        "tie_word_embeddings": False,
+        "pad_token_id": config.pad_token_id,
+        "eos_token_id": config.eos_token_id,
+        "use_cache": True,
+    }
+    if not is_per_head(config):
+        rest["multi_query_group_num"] = config.num_key_value_heads
+    written = remembered | sizes | rest | needed | _official_rope(config, remembered)
     return written | ({"torch_dtype": dtype} if dtype else {})
 
 

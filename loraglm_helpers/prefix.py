@@ -41,18 +41,11 @@ def import_prefix(source: Path, folder: Path, config: GlmConfig) -> Path:
     A projected prefix (``prefix_projection``) is written as what its projection gives. Raises
     CheckpointError when the prefix has not the size of this base model.
     """
-    files, _ = find_shards(source)
-    encoder = {
-        name.partition(MARK)[2]: tensor.float()
-        for file in files
-        for name, tensor in read_shard(file)
-        if MARK in name
-    }
-    prefix = projected(encoder)
+    prefix = projected(read_encoder(source))
     per_token = 2 * config.num_key_value_heads * config.head_dim
     if prefix.shape[1] != per_token * config.num_hidden_layers:
         raise CheckpointError(
-            f"{files[0]}: the prefix has {prefix.shape[1]} numbers a position, this base needs "
+            f"{source}: the prefix has {prefix.shape[1]} numbers a position, this base needs "
             f"{per_token * config.num_hidden_layers}: it was trained on another model"
         )
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,6 +62,17 @@ def import_prefix(source: Path, folder: Path, config: GlmConfig) -> Path:
         inference_mode=True,
     ).save_pretrained(folder)
     return folder
+
+
+def read_encoder(folder: Path) -> dict[str, Tensor]:
+    """The prefix_encoder's weights, float32, named from there: ``embedding.weight`` …"""
+    files, _ = find_shards(folder)
+    return {
+        name.partition(MARK)[2]: tensor.float()
+        for file in files
+        for name, tensor in read_shard(file)
+        if MARK in name
+    }
 
 
 def projected(encoder: Mapping[str, Tensor]) -> Tensor:

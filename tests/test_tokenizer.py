@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
     return train_tokenizer(tmp_path_factory.mktemp("tok")).parent
 
 
-@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(text=texts)
 def test_ids_are_sentencepieces_own(pair, text):
     tokenizer, pieces = pair

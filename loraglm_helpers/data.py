@@ -15,10 +15,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .row_checks import row_problem, surrogate_problem
+
 if TYPE_CHECKING:
     from .lint_report import LintReport
 
-ROLES = ("system", "user", "assistant", "observation", "tool")
+__all__ = [
+    "DataError",
+    "Problem",
+    "Row",
+    "lint",
+    "looks_like_json",
+    "parse_line",
+    "read_lines",
+    "read_rows",
+    "row_problem",
+    "task_of",
+    "task_of_json",
+]
 SHOWN = 20
 BOM = b"\xef\xbb\xbf"
 
@@ -97,29 +111,12 @@ def parse_line(line: bytes, number: int = 0) -> Row | tuple[str, str]:
         return "", f"byte {error.start + 1} is not UTF-8; save the file as UTF-8"
     except json.JSONDecodeError as error:
         return "", f"not JSON: {error.msg} at character {error.pos + 1}"
-    except RecursionError:
-        return "", "not a row: nested too deep"
+    except (ValueError, RecursionError):  # thousands of digits, thousands of brackets
+        return "", "not a row: a number too long or brackets nested too deep"
     problem = row_problem(fields)
     if problem is None and b"\\u" in line:
-        problem = _surrogate_problem(fields)
+        problem = surrogate_problem(fields)
     return problem or _row(fields, number)
-
-
-def row_problem(fields: Any) -> tuple[str, str] | None:
-    """Field and reason for which a parsed line is no row; None for a good one."""
-    if not isinstance(fields, dict):
-        return "", f"{_kind(fields)} instead of an object with context and target"
-    if "messages" in fields:
-        if "context" in fields or "target" in fields:
-            return "messages", "beside context or target: a row has one form or the other"
-        return _messages_problem(fields["messages"])
-    for name in ("context", "target"):
-        if name not in fields:
-            return name, f"missing; this line has {', '.join(fields) or 'no fields'}"
-        problem = _text_problem(fields[name])
-        if problem:
-            return name, problem
-    return None
 
 
 def task_of(row: Row) -> str:
@@ -131,9 +128,13 @@ def task_of(row: Row) -> str:
     if not looks_like_json(row.target):
         return "question"
     try:
-        value = json.loads(row.target)
+        return task_of_json(json.loads(row.target))
     except (ValueError, RecursionError):
         return "other"
+
+
+def task_of_json(value: Any) -> str:
+    """The task of a target that has been parsed."""
     if not isinstance(value, list):
         return "other"
     if all(isinstance(part, dict) for part in value):
@@ -167,43 +168,3 @@ def _row(fields: dict[str, Any], number: int) -> Row:
         return Row(fields["context"], fields["target"], None, number)
     messages = tuple({"role": m["role"], "content": m["content"]} for m in fields["messages"])
     return Row("", messages[-1]["content"], messages, number)
-
-
-def _messages_problem(messages: Any) -> tuple[str, str] | None:
-    if not isinstance(messages, list) or not messages:
-        return "messages", "a list of {role, content} objects wanted"
-    for index, message in enumerate(messages):
-        where = f"messages[{index}]"
-        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-            return where, "an object with role and content wanted"
-        if message["role"] not in ROLES:
-            return f"{where}.role", f"{message['role']!r}; one of {', '.join(ROLES)} wanted"
-        problem = _text_problem(message["content"])
-        if problem:
-            return f"{where}.content", problem
-    roles = [message["role"] for message in messages]
-    if roles[-1] != "assistant":
-        return f"messages[{len(roles) - 1}].role", f"{roles[-1]!r} is last; assistant wanted"
-    return None if "user" in roles[:-1] else ("messages", "no user turn before the answer")
-
-
-def _text_problem(value: Any) -> str | None:
-    if not isinstance(value, str):
-        return f"{_kind(value)} instead of a text"
-    return None if value.strip() else "empty"
-
-
-def _surrogate_problem(fields: dict[str, Any]) -> tuple[str, str] | None:
-    """Half of a \\u pair is no character: no tokenizer can encode it."""
-    parts = {name: fields[name] for name in ("context", "target") if name in fields}
-    for index, message in enumerate(fields.get("messages", ())):
-        parts[f"messages[{index}].content"] = message["content"]
-    for name, text in parts.items():
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            return name, "half of a surrogate pair (\\ud800 to \\udfff), which is no character"
-    return None
-
-
-def _kind(value: Any) -> str:
-    words = {bool: "true or false", type(None): "null", list: "a list", dict: "an object"}
-    return words.get(type(value), "a text" if isinstance(value, str) else "a number")

@@ -2,6 +2,8 @@
 # make lab        set up, open JupyterLab at notebook 01
 # make test       set up, run every test and every notebook        (ARGS="-k data" to choose)
 # make notebooks  run the series and store its outputs             (NB=notebooks/03_… to choose)
+# make data       write the train and dev rows anew
+# make pretrain   pre-train the miniature anew (an hour on two cores)
 # make clean      remove build/ and .venv/
 #
 # Another interpreter: make PYTHON=/path/to/python3.12 tutorial
@@ -44,3 +46,13 @@ notebooks: $(READY)
 
 clean:
 	rm -rf build $(VENV)
+
+# How what is in data/ was made. The pre-training takes about an hour on two cores; stopped
+# anywhere, it goes on where it was.
+.PHONY: data pretrain
+data: $(READY)
+	$(BIN)/python -m loraglm_helpers.miniature.tasks --out data
+
+pretrain: $(READY)
+	$(BIN)/python -m loraglm_helpers.miniature.pretraining --out build/pretrain
+	$(BIN)/python -m loraglm_helpers.miniature.publish --run build/pretrain

@@ -108,6 +108,11 @@ def test_layouts_by_literal_ids(tokenizer):
     plain, masked = Blank([300, 301], [400]), Blank([300, mask], [400, sop, 401], masked=True)
     assert objectives.assemble(plain, "glm").input_ids == [300, 301, gmask, sop, 400, eos]
     assert objectives.assemble(plain, "chatglm2").input_ids == [gmask, sop, 300, 301, 400, eos]
+    turns = Blank([300], [400], more=(([301], [401]),))
+    expected = [300, gmask, sop, 400, eos, 301, gmask, sop, 401, eos]
+    assert objectives.assemble(turns, "glm").input_ids == expected
+    expected = [-100, -100, -100, 400, eos, -100, 401, eos]
+    assert objectives.assemble(turns, "chatglm2").labels == expected
     example = objectives.assemble(masked, "glm")
     assert example.input_ids == [300, mask, sop, 400, sop, 401, eos]
     assert example.labels == [-100, -100, -100, 400, -100, 401, eos]

@@ -42,11 +42,15 @@ _ASK = {
 
 @dataclass(frozen=True)
 class Blank:
-    """Part A and part B as ids; `masked` says that A holds its own [MASK] or [sMASK]."""
+    """Part A and part B as ids; `masked` says that A holds its own [MASK] or [sMASK].
+
+    `more` are further turns, each an A and a B of its own: one passage answers many questions.
+    """
 
     part_a: list[int]
     part_b: list[int]
     masked: bool = False
+    more: tuple[tuple[list[int], list[int]], ...] = ()
 
 
 class Objectives:
@@ -66,13 +70,15 @@ class Objectives:
 
     def assemble(self, blank: Blank, layout: str) -> Example:
         """Part A, part B and eos in a layout; labels are -100 on everything but B and eos."""
-        tail = [*blank.part_b, self.tokenizer.eos_token_id]
-        if layout == "chatglm2":
-            head = [self.gmask, self.sop, *blank.part_a]
-        else:
-            head = [*blank.part_a, *([] if blank.masked else [self.gmask]), self.sop]
-        labels = [IGNORED if i == self.sop else i for i in tail]
-        return Example(head + tail, [IGNORED] * len(head) + labels)
+        cue = [] if layout == "chatglm2" else [self.gmask, self.sop]
+        ids = [self.gmask, self.sop] if layout == "chatglm2" else []
+        labels = [IGNORED] * len(ids)
+        for part_a, part_b in ((blank.part_a, blank.part_b), *blank.more):
+            head = part_a + (cue[1:] if blank.masked else cue)
+            tail = [*part_b, self.tokenizer.eos_token_id]
+            ids += head + tail
+            labels += [IGNORED] * len(head) + [IGNORED if i == self.sop else i for i in tail]
+        return Example(ids, labels)
 
     # --- the six objectives ---
 
@@ -86,11 +92,17 @@ class Objectives:
         return world.passage(language, self.split, rng, **kwargs)
 
     def questions(self, rng: random.Random) -> Blank:
+        """1–4 questions on one passage; the first with the passage, each with its answer."""
         passage = self.passage(rng, most_facts=rng.choice((1, 2, 3, 4, 6)))
-        fact = rng.choice(passage.facts)
+        facts = rng.sample(passage.facts, min(len(passage.facts), rng.randint(1, 4)))
         form = rng.choice(_ASK[passage.language])
-        text = form.replace("{q}", fact.question()).replace("{p}", passage.text)
-        return Blank(self.ids(text), self.ids(fact.object))
+        texts = [form.replace("{q}", facts[0].question()).replace("{p}", passage.text)]
+        texts += [f"\n{fact.question()}" for fact in facts[1:]]
+        return self._turns(texts, [fact.object for fact in facts])
+
+    def _turns(self, texts: list[str], answers: list[str]) -> Blank:
+        pairs = [(self.ids(t), self.ids(a)) for t, a in zip(texts, answers, strict=True)]
+        return Blank(*pairs[0], more=tuple(pairs[1:]))
 
     def blanks(self, rng: random.Random) -> Blank:
         """1–3 short spans, or one whole sentence, of a passage that says its facts twice."""
@@ -151,11 +163,13 @@ class Objectives:
         return Blank(ids[:cut], ids[cut:])
 
     def shapes(self, rng: random.Random) -> Blank:
+        """One passage in one or two shapes; the second request follows the first answer."""
         passage = self.passage(rng, most_facts=rng.choice((2, 3, 4, 6)))
-        request, answer = shapes.draw_shape(passage, rng)
+        drawn = [shapes.draw_shape(passage, rng) for _ in range(rng.randint(1, 2))]
         first = rng.random() < 0.3
-        text = f"{request}\n{passage.text}\n" if first else f"{passage.text}\n{request}\n"
-        return Blank(self.ids(text), self.ids(answer))
+        lead = (drawn[0][0], passage.text) if first else (passage.text, drawn[0][0])
+        texts = ["\n".join((*lead, "")), *(f"\n{request}\n" for request, _ in drawn[1:])]
+        return self._turns(texts, [answer for _, answer in drawn])
 
     def topics(self, rng: random.Random) -> Blank:
         """Some words of one topic, then groups of words: which group do they belong to?"""

@@ -15,12 +15,13 @@ FIRST_ALPHABET, GROWTH = 256, 4
 LEARNT, FLUENT = 1.0, 0.3  # mean loss at which the alphabet grows; at which the stage ends
 COPYING_ONLY: Mixture = {"copying": 1.0}
 # (share of the token budget up to which they hold, weights of the objectives)
+# The rest of a text is left out at first: what nobody can foresee in it drowns the signal.
 STAGES: tuple[tuple[float, Mixture], ...] = (
-    (0.35, {"copying": 0.10, "questions": 0.45, "blanks": 0.25, "rest": 0.10, "topics": 0.10}),
+    (0.35, {"copying": 0.08, "questions": 0.57, "blanks": 0.25, "topics": 0.10}),
     (
         1.0,
-        {"copying": 0.04, "questions": 0.18, "blanks": 0.15, "rest": 0.15, "topics": 0.08}
-        | {"shapes": 0.40},
+        {"copying": 0.04, "questions": 0.20, "blanks": 0.15, "rest": 0.12, "topics": 0.07}
+        | {"shapes": 0.42},
     ),
 )
 
@@ -34,14 +35,14 @@ class PretrainConfig:
     heads: int = 8
     groups: int = 2
     intermediate_size: int = 704
-    tokens: int = 16_000_000
+    tokens: int = 12_000_000
     tokens_per_step: int = 2048
     learning_rate: float = 2e-3
     warmup_steps: int = 50
     decay_share: float = 0.35
     weight_decay: float = 0.05
     seed: int = 0
-    autocast: bool = False
+    autocast: bool = True  # bfloat16 products: twice as fast where the CPU has them
 
     def shape(self, vocab_size: int) -> GlmConfig:
         """The ChatGLM2 architecture at this size, every field named."""

@@ -40,7 +40,11 @@ def copying_accuracy(
         objectives.assemble(objectives.questions(rng), rng.choice(("glm", "chatglm2")))
         for _ in range(count)
     ]
-    prompts = [e.input_ids[: e.labels.count(-100)] for e in examples]
-    targets = [tokenizer.decode(e.labels[e.labels.count(-100) : -1]) for e in examples]
+    prompts, targets = [], []
+    for example in examples:
+        start = next(i for i, label in enumerate(example.labels) if label != -100)
+        end = example.input_ids.index(tokenizer.eos_token_id)
+        prompts.append(example.input_ids[:start])
+        targets.append(tokenizer.decode(example.input_ids[start:end]))
     answers = greedy(model, tokenizer, prompts, most=24)
     return sum(a == t for a, t in zip(answers, targets, strict=True)) / count

@@ -1,6 +1,6 @@
 """From a pre-training run to the shipped miniature: official layout, float16, and its record.
 
-    python -m loraglm_helpers.miniature.publish --run build/pretrain
+python -m loraglm_helpers.miniature.publish --run build/pretrain
 """
 
 from __future__ import annotations

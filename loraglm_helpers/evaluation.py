@@ -10,7 +10,7 @@ from torch import nn
 
 from .batches import evaluation_batches, share
 from .precision import Precision, choose_precision
-from .sequences import Example, build_example, collate
+from .sequences import Example, build_examples, collate
 from .steps import batch_loss
 
 EVALUATION_TOKENS = 4096
@@ -22,12 +22,16 @@ def pads(config: Any) -> bool:
 
 
 def make_examples(rows: Sequence[Any], tokenizer: Any, config: Any) -> list[Example]:
-    """Examples of the rows under the config's layout and limits; examples pass unchanged."""
-    limits = config.max_source_seq_len, config.max_target_seq_len
-    return [
-        row if isinstance(row, Example) else build_example(row, tokenizer, config.layout, *limits)
+    """Examples of the rows under the config's layout and limits; examples pass unchanged.
+
+    A dialogue may give several, see ``build_examples``.
+    """
+    options = config.layout, config.max_source_seq_len, config.max_target_seq_len
+    groups = (
+        [row] if isinstance(row, Example) else build_examples(row, tokenizer, *options)
         for row in rows
-    ]
+    )
+    return [example for group in groups for example in group]
 
 
 @torch.no_grad()

@@ -60,11 +60,11 @@ class Lengths:
         return counts[0] + self.frame[0], counts[1] + self.frame[1]
 
     def _dialogue(self, row: Row) -> tuple[int, int]:
-        from .sequences import IGNORED, build_example
+        from .sequences import build_prompt, build_target, context_and_target
 
-        example = build_example(row, self.tokenizer, self.layout, None, None)
-        targets = sum(label != IGNORED for label in example.labels)
-        return len(example.labels) - targets, targets
+        context, answer = context_and_target(row)
+        prompt = build_prompt(context, self.tokenizer, self.layout)
+        return len(prompt), len(build_target(answer, self.tokenizer, self.layout))
 
 
 def _frame(tokenizer: Any, layout: str) -> tuple[int, int]:

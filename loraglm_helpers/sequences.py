@@ -8,6 +8,12 @@
 Everything left of the bar is the prompt. Its labels are -100 (no loss); the target's labels are
 its own ids, and the model shifts them by one inside. One builder makes the prompt for training,
 evaluation, generation and the playground.
+
+In a dialogue every assistant turn is a target, and each is learnt after the very ids that stand
+before it when the model is asked. Turns share a sequence where that holds in it:
+
+    ids      [gMASK] sop <|user|> ⏎ q <|assistant|> ⏎ a1 b1  <|user|> ⏎ … <|assistant|> ⏎ a2 eos
+    labels                                            a1 b1  eos      –                   a2 eos
 """
 
 from __future__ import annotations
@@ -107,12 +113,57 @@ def build_example(
 ) -> Example:
     """A row as ids and labels; labels are -100 on the prompt, then the target's ids and eos.
 
-    The limits count special tokens: no example is longer than their sum.
+    The limits count special tokens: no example is longer than their sum. Of a dialogue this is
+    the last sequence of ``build_examples``.
     """
-    context, answer = context_and_target(row)
-    prompt = build_prompt(context, tokenizer, layout, max_source_seq_len)
-    target = build_target(answer, tokenizer, layout, max_target_seq_len)
-    return Example(prompt + target, [IGNORED] * len(prompt) + target)
+    return build_examples(row, tokenizer, layout, max_source_seq_len, max_target_seq_len)[-1]
+
+
+def build_examples(
+    row: Any,
+    tokenizer: Any,
+    layout: str = "glm",
+    max_source_seq_len: int | None = 400,
+    max_target_seq_len: int | None = 300,
+) -> list[Example]:
+    """A row as the sequences that hold each of its assistant turns once as a target.
+
+    An example for most rows. In a dialogue a turn shares the next one's sequence when its ids
+    are the beginning of that; its eos is then a label only, for the next role stands there. In
+    the rounds of glm and chatglm2, which are one text, an answer lacks the "▁" that it began with
+    when it was given: there each turn has a sequence of its own.
+    """
+    examples: list[Example] = []
+    for context, answer in answered_turns(row):
+        prompt = build_prompt(context, tokenizer, layout, max_source_seq_len)
+        target = build_target(answer, tokenizer, layout, max_target_seq_len)
+        labels = [IGNORED] * len(prompt)
+        if examples and _begins(examples[-1], prompt):
+            earlier = examples.pop().labels
+            labels[: len(earlier)] = earlier
+        examples.append(Example(prompt + target, labels + target))
+    return examples
+
+
+def answered_turns(row: Any) -> list[tuple[Context, str]]:
+    """Every question of a row with its answer: one, or one an assistant turn of a dialogue.
+
+    What the assistant says before any user has spoken, such as a greeting, answers nothing.
+    """
+    messages = getattr(row, "messages", None) or ()
+    roles = [message["role"] for message in messages]
+    turns = [
+        (messages[:at], messages[at]["content"])
+        for at in range(len(messages) - 1)
+        if roles[at] == "assistant" and "user" in roles[:at]
+    ]
+    return [*turns, context_and_target(row)]
+
+
+def _begins(earlier: Example, prompt: list[int]) -> bool:
+    """Whether a later turn's prompt goes on where an earlier example ended, its eos aside."""
+    end = len(earlier.input_ids) - 1
+    return len(prompt) > end and prompt[:end] == earlier.input_ids[:end]
 
 
 def collate(

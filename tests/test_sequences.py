@@ -4,11 +4,15 @@ import pytest
 import torch
 from tiny_tokenizer import train_tokenizer
 
+from loraglm_helpers.config import FineTuneConfig
+from loraglm_helpers.evaluation import make_examples
 from loraglm_helpers.sequences import (
     Example,
     Layout,
     build_example,
+    build_examples,
     build_prompt,
+    build_target,
     collate,
     format_context,
 )
@@ -193,3 +197,116 @@ def test_collate_padding_free_and_padded():
 def test_collate_needs_an_example():
     with pytest.raises(ValueError, match="at least one"):
         collate([])
+
+
+# --- dialogues: every assistant turn is a target -------------------------------------------------
+
+DIALOGUE = (
+    {"role": "user", "content": "A"},
+    {"role": "assistant", "content": "BC"},
+    {"role": "user", "content": "D"},
+    {"role": "assistant", "content": "E"},
+)
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+LAYOUTS = ["glm", "chatglm2", "chatglm3", "chat_template"]
+
+
+def test_turns_of_chatglm3_share_a_sequence_by_literal_ids():
+    [example] = build_examples(Row(messages=DIALOGUE), Letters(), "chatglm3")
+    line, no = 110, -100  # the newline's id; no loss
+    a, b, c, d, e = range(165, 170)
+    assert example.input_ids == [3, 4, 5, line, a, 6, line, b, c, 5, line, d, 6, line, e, 2]
+    assert example.labels == [no, no, no, no, no, no, no, b, c, 2, no, no, no, no, e, 2]
+    assert build_example(Row(messages=DIALOGUE), Letters(), "chatglm3") == example
+
+
+class Prefixed(Letters):
+    """Letters with SentencePiece's dummy prefix, id 9, before every text."""
+
+    def encode(self, text, add_special_tokens=False, split_special_tokens=True):
+        return [9, *super().encode(text)]
+
+
+def test_rounds_of_one_text_have_a_sequence_a_turn_by_literal_ids():
+    # In the text of the rounds an answer has no dummy prefix: it is not the answer as given.
+    first, second = build_examples(Row(messages=DIALOGUE), Prefixed(), "chatglm2")
+    asked = [9, *Letters().encode("[Round 1]\n\n问：A\n\n答：")]
+    assert first.input_ids == [3, 4, *asked, 9, 166, 167, 2]
+    assert first.labels == [-100] * (2 + len(asked)) + [9, 166, 167, 2]
+    asked += Letters().encode("BC\n\n[Round 2]\n\n问：D\n\n答：")
+    assert second.input_ids == [3, 4, *asked, 9, 169, 2]
+    assert second.labels == [-100] * (2 + len(asked)) + [9, 169, 2]
+    assert build_example(Row(messages=DIALOGUE), Prefixed(), "chatglm2") == second
+
+
+def dialogue(turns):
+    texts = [
+        "年利率是多少？",
+        "百分之四。",
+        "那去年呢？\n说短些",
+        "The same: 4.",
+        "谢谢",
+        "不客气。",
+    ]
+    roles = ["user", "assistant"] * 3
+    pairs = list(zip(roles, texts, strict=True))[:turns]
+    return tuple({"role": role, "content": content} for role, content in pairs)
+
+
+@pytest.fixture()
+def templated(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "chat_template", TEMPLATE, raising=False)
+    return tokenizer
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("limit", [None, 60])
+def test_each_turn_is_learnt_after_the_prompt_it_is_asked_with(templated, layout, limit):
+    row = Row(messages=dialogue(6))
+    examples = build_examples(row, templated, layout, limit)
+    seen = []
+    for example in examples:
+        labels = example.labels
+        starts = [i for i, x in enumerate(labels) if x != -100 and labels[i - 1] == -100]
+        for start in starts:
+            end = labels.index(2, start) + 1
+            seen.append((example.input_ids[:start], labels[start:end]))
+            assert all(label == -100 for label in labels[end : end + 3])
+            assert example.input_ids[start : end - 1] == labels[start : end - 1]
+    expected = [
+        (
+            build_prompt(row.messages[:at], templated, layout, limit),
+            build_target(row.messages[at]["content"], templated, layout),
+        )
+        for at in (1, 3, 5)
+    ]
+    assert seen == expected
+    shared = limit is None and layout in ("chatglm3", "chat_template")
+    assert len(examples) == 1 if shared else len(examples) > 1
+
+
+def test_the_systems_and_a_greeting_carry_no_loss():
+    system, greeting = ({"role": r, "content": "AB"} for r in ("system", "assistant"))
+    [example] = build_examples(
+        Row(messages=(system, greeting, *DIALOGUE[:2])), Letters(), "chatglm3"
+    )
+    assert [x for x in example.labels if x != -100] == [166, 167, 2]
+
+
+def test_a_template_that_rewrites_history_splits_the_turns(tokenizer, monkeypatch):
+    # GLM-4.5's template drops the thinking of earlier turns: what was generated is not history.
+    template = TEMPLATE.replace(
+        "{{ m['content'] }}", "{{ 'x' if loop.last else '' }}{{ m['content'] }}"
+    )
+    monkeypatch.setattr(tokenizer, "chat_template", template, raising=False)
+    assert len(build_examples(Row(messages=DIALOGUE), tokenizer, "chat_template")) == 2
+
+
+def test_training_learns_from_every_turn(tokenizer):
+    config = FineTuneConfig(layout="chatglm2")
+    examples = make_examples([Row(messages=DIALOGUE), Row("AB", "C")], tokenizer, config)
+    assert len(examples) == 3
+    assert make_examples(examples, tokenizer, config) == examples

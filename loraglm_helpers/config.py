@@ -117,8 +117,8 @@ class FineTuneConfig:
         os.replace(part, path)
 
     @classmethod
-    def from_json(cls, path: str | Path) -> FineTuneConfig:
-        """Read a JSON object of settings; those it leaves out keep their defaults."""
+    def from_json(cls, path: str | Path, base: FineTuneConfig | None = None) -> FineTuneConfig:
+        """Read a JSON object of settings; those it leaves out are ``base``'s, or the defaults."""
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         except OSError as error:
@@ -128,7 +128,7 @@ class FineTuneConfig:
         if not isinstance(content, dict):
             raise ConfigError(f"{path}: a JSON object of settings wanted")
         try:
-            return cls().replace(**content)
+            return (base or cls()).replace(**content)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
 

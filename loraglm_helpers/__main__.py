@@ -1,0 +1,51 @@
+"""The command line: ``python -m loraglm_helpers COMMAND``; each command's --help has examples."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from .arguments import build_parser
+from .data import DataError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code. An error is one line on stderr and code 1."""
+    args = build_parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        code = args.run(args)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:  # the reader, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if args.debug:
+            raise
+        return _fail(one_line(error), 1)
+
+
+def one_line(error: Exception) -> str:
+    """An exception as a line; those that nobody foresaw keep the name of their type."""
+    if isinstance(error, DataError) and error.problems:
+        return f"{str(error).splitlines()[0]}, the first: {error.problems[0]} (lint names all)"
+    text = " ".join(str(error).split()) or "no message"
+    ours = type(error).__module__.startswith(__package__)
+    if ours or isinstance(error, ValueError | OSError):
+        return text
+    return f"{type(error).__name__}: {text} (--debug shows where)"
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""What the command line's subcommands do. Heavy imports stand inside, so that --help is quick."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from .config import FineTuneConfig, preset, repo_path
+
+SETTINGS = "settings.json"  # beside best/ and last/: what they were trained with
+
+
+def doctor(args: Namespace) -> int:
+    """Print the checks; 1 when one fails."""
+    from .doctor import check
+
+    report = check(args.model)
+    print(report)
+    return report.exit_code
+
+
+def lint(args: Namespace) -> int:
+    """Report on each file, and on what the later ones share with the first; 1 for bad lines."""
+    from .data import lint as lint_file
+
+    tokenizer, good = _tokenizer(args.tokenizer) if args.tokenizer else None, True
+    for path in args.files:
+        report = lint_file(
+            path,
+            tokenizer,
+            args.layout or "glm",
+            args.max_source_seq_len,
+            args.max_target_seq_len,
+            other=args.files[0] if path != args.files[0] else None,
+            progress=sys.stderr.isatty(),
+        )
+        print(report.summary())
+        good = good and report.ok
+    return 0 if good else 1
+
+
+def train(args: Namespace) -> int:
+    """Fine-tune; leaves best/, last/, history.json and settings.json in save_dir."""
+    config = settings(args)
+    from .own_layout import layout_warning
+    from .progress import TrainingBar
+    from .training import train as run
+
+    _say(layout_warning(config.pre_model, config.layout))
+    history = run(config, callbacks=[TrainingBar(SETTINGS)], resume=args.resume)
+    return 130 if history.stopped == "interrupted" else 0
+
+
+def settings(args: Namespace) -> FineTuneConfig:
+    """The preset's settings, then those of the file, then those of --set."""
+    config = preset(args.preset) if args.preset else FineTuneConfig()
+    if args.config:
+        config = FineTuneConfig.from_json(args.config, config)
+    return config.with_settings(args.set)
+
+
+def evaluate(args: Namespace) -> int:
+    """Answer every row greedily and score; the last line is one JSON object."""
+    from .data import read_rows
+    from .generation import predict
+    from .metrics import score
+
+    rows = read_rows(repo_path(args.data))[: args.limit]
+    config, model, tokenizer = _ready(args)
+    answers = predict(model, tokenizer, rows, config)
+    result = score(answers, rows)
+    if args.out:
+        _write_answers(args.out, rows, answers)
+    print(_table(result))
+    main = ("exact_match", "triple_f1", "json_valid", "by_task")
+    print(json.dumps({name: result[name] for name in main}))
+    return 0
+
+
+def merge(args: Namespace) -> int:
+    """Write base + adapter as one model and say how exact it is."""
+    from .merging import merge as run
+
+    print(run(repo_path(args.base), repo_path(args.adapter), args.out, dtype=args.dtype))
+    return 0
+
+
+def convert(args: Namespace) -> int:
+    """A model or an adapter between the official ChatGLM layout and transformers' own."""
+    from .checkpoints import export_adapter, import_adapter, load_glm, save_official
+
+    model = repo_path(args.model)
+    if args.adapter:
+        carry = import_adapter if args.to == "native" else export_adapter
+        carry(repo_path(args.adapter), args.out, model)
+    else:
+        tokenizer = _tokenizer(model)
+        loaded = load_glm(model, dtype=args.dtype or _stored_dtype(model), device="cpu")
+        if args.to == "official":
+            save_official(loaded, tokenizer, args.out)
+        else:
+            loaded.save_pretrained(args.out)
+            tokenizer.save_pretrained(args.out)
+    print(f"{args.out}: written in the {args.to} layout")
+    return 0
+
+
+def generate(args: Namespace) -> int:
+    """Stream the answer to an instruction."""
+    from .generation import stream
+    from .sequences import format_context
+
+    config, model, tokenizer = _ready(args)
+    context = format_context(args.instruction, args.input)
+    options: dict[str, Any] = {"max_new_tokens": args.max_new_tokens}
+    if args.sample:
+        options |= {"do_sample": True, "temperature": args.temperature, "top_p": args.top_p}
+        options |= {"seed": args.seed}
+    for piece in stream(model, tokenizer, context, layout=config.layout, **options):
+        print(piece, end="", flush=True)
+    print()
+    return 0
+
+
+def _ready(args: Namespace) -> tuple[FineTuneConfig, Any, Any]:
+    """Settings, model (with its adapter) and tokenizer for answering."""
+    from .checkpoints import load_glm
+    from .lora import load_adapter
+
+    config = _answer_settings(args)
+    tokenizer = _tokenizer(args.model)
+    model = load_glm(repo_path(args.model))
+    if args.adapter:
+        model = load_adapter(model, repo_path(args.adapter))
+    return config, model, tokenizer
+
+
+def _answer_settings(args: Namespace) -> FineTuneConfig:
+    """The settings of the run that made the adapter, else the checkpoint's own layout."""
+    from .own_layout import layout_warning, own_layouts
+
+    adapter = Path(repo_path(args.adapter)) if args.adapter else None
+    run = adapter.resolve().parent / SETTINGS if adapter else None
+    if run and run.is_file():
+        config = FineTuneConfig.from_json(run)
+    else:
+        config = FineTuneConfig(layout=own_layouts(args.model)[0])
+    if args.layout:
+        config = config.replace(layout=args.layout)
+    _say(layout_warning(args.model, config.layout))
+    return config
+
+
+def _tokenizer(path: str | Path) -> Any:
+    from .tokenizer import load_tokenizer
+
+    return load_tokenizer(repo_path(path))
+
+
+def _stored_dtype(model: str | Path) -> str:
+    from .locate import local_folder
+    from .weight_files import read_json
+
+    config = read_json(local_folder(model, weights=False) / "config.json")
+    return config.get("dtype") or config.get("torch_dtype") or "auto"
+
+
+def _write_answers(path: str, rows: list[Any], answers: list[str]) -> None:
+    part = Path(path + ".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with part.open("w", encoding="utf-8", errors="replace") as stream:
+        for row, answer in zip(rows, answers, strict=True):
+            line = {"line": row.line, "target": row.target, "answer": answer}
+            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+    part.replace(path)
+
+
+def _table(result: dict[str, Any]) -> str:
+    """Scores by task, a line each."""
+    lines = [
+        f"all              {result['count']:>6} rows   exact match {result['exact_match']:.1%}"
+    ]
+    for task, scores in result["by_task"].items():
+        more = {
+            name: value for name, value in scores.items() if name not in ("count", "exact_match")
+        }
+        rest = "".join(f"   {name} {value:.3f}" for name, value in more.items())
+        line = f"{task:<16} {scores['count']:>6} rows   exact match {scores['exact_match']:.1%}"
+        lines.append(line + rest)
+    return "\n".join(lines)
+
+
+def _say(message: str | None) -> None:
+    if message:
+        print(f"note: {message}", file=sys.stderr)

@@ -1,0 +1,44 @@
+"""A training run in the terminal: one bar, and a line for each evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tqdm import tqdm
+
+from .history import TrainingState
+
+
+class TrainingBar:
+    """A callback of ``train``; also writes the run's settings beside its adapters."""
+
+    def __init__(self, settings: str) -> None:
+        self.settings, self.bar = settings, None
+
+    def __call__(self, event: str, state: TrainingState) -> None:
+        getattr(self, f"_{event}", lambda state: None)(state)
+
+    def _start(self, state: TrainingState) -> None:
+        state.config.to_json(Path(state.config.save_dir) / self.settings)
+        self.bar = tqdm(total=state.total_steps, initial=state.step, desc="train", unit=" steps")
+
+    def _step(self, state: TrainingState) -> None:
+        self.bar.update(state.step - self.bar.n)
+
+    def _log(self, state: TrainingState) -> None:
+        record = state.record
+        self.bar.set_postfix(loss=f"{record['loss']:.3f}", lr=f"{record['lr']:.1e}")
+
+    def _evaluate(self, state: TrainingState) -> None:
+        record = state.record
+        speed = record["tokens"] / max(record["seconds"], 1e-9)
+        self.bar.write(
+            f"step {record['step']}: loss {record['loss']:.4f}, dev loss {record['dev_loss']:.4f}, "
+            f"{record['seconds']:.0f} s, {speed:,.0f} tokens/s"
+        )
+
+    def _end(self, state: TrainingState) -> None:
+        self.bar.close()
+        best = state.history.best
+        score = f", dev loss {best['dev_loss']:.4f} at step {best['step']}" if best else ""
+        print(f"{state.config.save_dir}/best: the adapter{score}")

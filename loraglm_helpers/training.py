@@ -17,6 +17,7 @@ import torch
 from .advice import TrainingError
 from .attention import register
 from .evaluation import evaluate_loss, make_examples, pads
+from .guards import warn_of_layout
 from .history import Callback, History, TrainingState
 from .loop import Loop
 from .lora import attach_adapter
@@ -56,7 +57,8 @@ def train(
     ``save_dir`` gets ``best/``, ``last/`` and ``history.json``. With ``resume`` a run that has
     a ``last/`` there goes on after its last saved step, on a CPU bit for bit as if it had never
     stopped. The first Ctrl-C ends the run after its step, saves, and returns the history.
-    Raises TrainingError (loss not finite, out of memory) and ResumeError.
+    Raises TrainingError (loss not finite, out of memory) and ResumeError; warns (LayoutWarning)
+    when the layout is not the checkpoint's own.
     """
     processes = Processes(config.device)
     if processes.device.type == "cpu":
@@ -66,9 +68,12 @@ def train(
     train_rows = _rows(config.train_path) if train_rows is None else train_rows
     dev_rows = _rows(config.dev_path) if dev_rows is None else dev_rows
     torch.manual_seed(config.seed)
+    model = prepare_model(config, model, precision)
+    if processes.is_main:
+        warn_of_layout(config, model, tokenizer)
     loop = Loop(
         config,
-        prepare_model(config, model, precision),
+        model,
         make_examples(train_rows, tokenizer, config),
         make_examples(dev_rows, tokenizer, config),
         processes,

@@ -29,8 +29,8 @@ import peft
 import torch
 from torch import Tensor, nn
 
-from .dropout import quick_dropout
 from .ledger import CHATGLM2_6B, GlmShape, memory_ledger
+from .quick_lora import quick_lora
 from .targets import target_modules
 
 __all__ = [
@@ -111,7 +111,7 @@ def attach_adapter(model: Any, config: Any) -> Any:
     settings = (prefix_config if config.use_ptuning else lora_config)(model, config)
     with no_renaming_warning():
         model = peft.get_peft_model(model, settings)
-    quick_dropout(model)
+    quick_lora(model)
     return model.train()
 
 

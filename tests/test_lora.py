@@ -7,7 +7,6 @@ from torch import nn
 from torch.testing import assert_close
 from transformers import GlmConfig, GlmForCausalLM
 
-from loraglm_helpers.dropout import QuickDropout
 from loraglm_helpers.lora import (
     CHATGLM2_6B,
     GlmShape,
@@ -18,6 +17,7 @@ from loraglm_helpers.lora import (
     target_modules,
     trainable_parameters,
 )
+from loraglm_helpers.quick_lora import QuickLinear, keep_mask, quick_lora
 
 SHAPE = {
     "vocab_size": 60,
@@ -235,21 +235,71 @@ def test_load_adapter_names_what_is_wrong(tmp_path):
         load_adapter(tiny(), tmp_path)
 
 
-def test_quick_dropout_rate_scale_and_evaluation():
+def test_dropout_masks_have_the_rate_they_say():
     torch.manual_seed(0)
-    layer, x = QuickDropout(0.1), torch.ones(1001, 101)
-    y = layer(x)
-    assert abs((y == 0).float().mean().item() - 0.1) < 0.005
-    assert y.unique().tolist() == [0, pytest.approx(65536 / (65536 - 6554))]
-    assert abs(y.mean().item() - 1) < 0.005
-    assert torch.equal(layer.eval()(x), x)
-    assert torch.equal(QuickDropout(0.0)(x), x)
+    mask, kept = keep_mask(torch.ones(1001, 101), 0.1)
+    assert mask.dtype == torch.bool and mask.shape == (1001, 101)
+    assert kept == 1 - 6554 / 65536
+    assert abs(mask.float().mean().item() - 0.9) < 0.005
+    again, _ = keep_mask(torch.ones(1001, 101), 0.1)
+    assert not torch.equal(mask, again)
 
 
-def test_attached_adapters_use_the_quick_dropout():
-    model = attach_adapter(tiny(), Settings(lora_dropout=0.1))
-    kinds = {type(m) for m in model.modules() if isinstance(m, nn.Dropout)}
-    assert kinds == {QuickDropout}
+def adapted_layers(**changes) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """The same layer with the same adapter, by PEFT and by QuickLinear."""
+    layers = []
+    for quick in (False, True):
+        torch.manual_seed(3)
+        holder = nn.Sequential(nn.Linear(6, 4))
+        config = peft.LoraConfig(r=2, lora_alpha=8, target_modules=["0"], **changes)
+        model = peft.get_peft_model(holder, config).train()
+        nn.init.normal_(model.base_model.model[0].lora_B.default.weight)
+        if quick:
+            quick_lora(model)
+        layers.append(model)
+    assert type(layers[1].base_model.model[0]) is QuickLinear
+    return tuple(layers)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_quick_lora_has_pefts_values_and_gradients(dtype):
+    results = []
+    for model in adapted_layers():
+        model.base_model.model[0].base_layer.to(dtype)
+        x = torch.linspace(-1, 1, 30).view(1, 5, 6).requires_grad_()
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            y = model(x)
+        y.float().square().sum().backward()
+        grads = [p.grad for p in model.parameters() if p.requires_grad]
+        results.append([y.detach().float(), x.grad, *grads])
+    tolerance = 1e-5 if dtype == torch.float32 else 3e-2
+    assert {g.dtype for g in results[1]} == {torch.float32}
+    for ours, theirs in zip(*results, strict=True):
+        assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
+
+
+def test_quick_lora_drops_out_by_the_mask():
+    _, model = adapted_layers(lora_dropout=0.5)
+    x = torch.randn(5, 6, requires_grad=True)
+    torch.manual_seed(9)
+    y = model(x)
+    torch.manual_seed(9)
+    mask, kept = keep_mask(x, 0.5)
+    layer = model.base_model.model[0]
+    A, B = layer.lora_A.default.weight, layer.lora_B.default.weight
+    expected = layer.base_layer(x) + 4 * (x * mask / kept) @ A.T @ B.T
+    assert_close(y, expected)
+    ours = torch.autograd.grad(y.sum(), [x, A, B], retain_graph=True)
+    assert_close(ours, torch.autograd.grad(expected.sum(), [x, A, B]))
+    assert_close(model.eval()(x), adapted_layers(lora_dropout=0.5)[0].eval()(x))
+
+
+def test_quick_lora_leaves_other_kinds_to_peft():
+    model = attach_adapter(tiny(), Settings(adapter_kind="dora"))
+    layer = model.base_model.model.model.layers[0].self_attn.q_proj
+    assert isinstance(layer, QuickLinear) and not layer._is_plain()
+    with model.disable_adapter():
+        assert_close(model(IDS).logits, tiny()(IDS).logits)
 
 
 def test_chatglm2_6b_counts():

@@ -17,6 +17,7 @@ their vocabulary of 65,024 rows; everything else about the two is the same.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,11 @@ def _layouts(official: dict[str, Any], template: bool, name: str) -> tuple[Layou
     return (Layout.CHAT_TEMPLATE,) if template else ()
 
 
-def layout_problem(layout: str, model_config: Any, tokenizer: Any = None, name: str = "") -> str:
-    """What is wrong with a layout for a checkpoint, and what to set; "" where nothing is."""
-    own = own_layouts(model_config, tokenizer, name)
+def layout_problem(layout: str, own: Sequence[str]) -> str:
+    """What is wrong with a layout for a checkpoint of these own ones, and what to set; "" if fine.
+
+    Nothing is wrong where ``own`` is empty: it is not known.
+    """
     if not own or Layout(layout) in own:
         return ""
     which = " or ".join(repr(str(one)) for one in own)
@@ -80,6 +83,7 @@ def layout_problem(layout: str, model_config: Any, tokenizer: Any = None, name: 
 
 def warn_of_layout(config: Any, model: Any, tokenizer: Any) -> None:
     """Warn (LayoutWarning) when ``config.layout`` is not the own layout of ``model``."""
-    problem = layout_problem(config.layout, model.config, tokenizer, str(config.pre_model))
+    own = own_layouts(model.config, tokenizer, str(config.pre_model))
+    problem = layout_problem(config.layout, own)
     if problem:
         warnings.warn(problem, LayoutWarning, stacklevel=3)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from .ledger import CHATGLM2_6B, GlmShape, memory_ledger
 from .quick_lora import quick_lora
-from .targets import target_modules
+from .targets import target_modules, target_parameters
 
 __all__ = [
     "CHATGLM2_6B",
@@ -134,12 +134,18 @@ def no_renaming_warning() -> Iterator[None]:
 def lora_config(model: Any, config: Any) -> peft.LoraConfig:
     """PEFT's settings for ``config``'s kind of low-rank adapter."""
     kind = config.adapter_kind
+    experts = target_parameters(model, config.target_modules)
+    if experts and (config.lora_dropout or kind not in ("lora", "rslora")):
+        raise ValueError(
+            "target_modules has experts: set lora_dropout to 0 and adapter_kind to lora or rslora"
+        )
     return peft.LoraConfig(
         task_type=peft.TaskType.CAUSAL_LM,
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules=target_modules(model, config.target_modules),
+        target_parameters=experts or None,
         use_rslora=kind == "rslora",
         use_dora=kind == "dora",
         init_lora_weights="pissa" if kind == "pissa" else True,

@@ -130,6 +130,7 @@ def test_a_rank_below_one_is_refused():
         ),
         (["v_proj", "down_proj"], ["down_proj", "v_proj"]),
         ("o_proj", ["o_proj"]),
+        (["attention", "down_proj"], ["down_proj", "k_proj", "o_proj", "q_proj", "v_proj"]),
     ],
 )
 def test_target_modules_by_choice(choice, names):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from .arguments import build_parser
 from .data import DataError
@@ -17,7 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     try:
-        code = args.run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _note
+            code = args.run(args)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
@@ -40,6 +44,10 @@ def one_line(error: Exception) -> str:
     if ours or isinstance(error, ValueError | OSError):
         return text
     return f"{type(error).__name__}: {text} (--debug shows where)"
+
+
+def _note(message: Warning | str, *where: Any, **more: Any) -> None:
+    print(f"note: {message}", file=sys.stderr)
 
 
 def _fail(message: str, code: int) -> int:

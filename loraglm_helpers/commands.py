@@ -44,12 +44,10 @@ def lint(args: Namespace) -> int:
 
 def train(args: Namespace) -> int:
     """Fine-tune; leaves best/, last/, history.json and settings.json in save_dir."""
-    config = settings(args)
-    from .own_layout import layout_warning
     from .progress import TrainingBar
     from .training import train as run
 
-    _say(layout_warning(config.pre_model, config.layout))
+    config = settings(args)
     history = run(config, callbacks=[TrainingBar(SETTINGS)], resume=args.resume)
     return 130 if history.stopped == "interrupted" else 0
 
@@ -70,7 +68,7 @@ def evaluate(args: Namespace) -> int:
 
     rows = read_rows(repo_path(args.data))[: args.limit]
     config, model, tokenizer = _ready(args)
-    answers = predict(model, tokenizer, rows, config)
+    answers = predict(model, tokenizer, rows, config, progress=True)
     result = score(answers, rows)
     if args.out:
         _write_answers(args.out, rows, answers)
@@ -90,20 +88,13 @@ def merge(args: Namespace) -> int:
 
 def convert(args: Namespace) -> int:
     """A model or an adapter between the official ChatGLM layout and transformers' own."""
-    from .checkpoints import export_adapter, import_adapter, load_glm, save_official
+    from .conversion import convert_adapter, convert_model
 
     model = repo_path(args.model)
     if args.adapter:
-        carry = import_adapter if args.to == "native" else export_adapter
-        carry(repo_path(args.adapter), args.out, model)
+        convert_adapter(repo_path(args.adapter), model, args.to, args.out)
     else:
-        tokenizer = _tokenizer(model)
-        loaded = load_glm(model, dtype=args.dtype or _stored_dtype(model), device="cpu")
-        if args.to == "official":
-            save_official(loaded, tokenizer, args.out)
-        else:
-            loaded.save_pretrained(args.out)
-            tokenizer.save_pretrained(args.out)
+        convert_model(model, args.to, args.out, args.dtype)
     print(f"{args.out}: written in the {args.to} layout")
     return 0
 
@@ -140,17 +131,19 @@ def _ready(args: Namespace) -> tuple[FineTuneConfig, Any, Any]:
 
 def _answer_settings(args: Namespace) -> FineTuneConfig:
     """The settings of the run that made the adapter, else the checkpoint's own layout."""
-    from .own_layout import layout_warning, own_layouts
+    from .guards import folder_layouts, layout_problem
 
     adapter = Path(repo_path(args.adapter)) if args.adapter else None
     run = adapter.resolve().parent / SETTINGS if adapter else None
+    own = folder_layouts(repo_path(args.model))
     if run and run.is_file():
         config = FineTuneConfig.from_json(run)
     else:
-        config = FineTuneConfig(layout=own_layouts(args.model)[0])
+        config = FineTuneConfig(layout=str(own[0]) if own else "glm")
     if args.layout:
         config = config.replace(layout=args.layout)
-    _say(layout_warning(args.model, config.layout))
+    if problem := layout_problem(config.layout, own):
+        print(f"note: {problem}", file=sys.stderr)
     return config
 
 
@@ -158,14 +151,6 @@ def _tokenizer(path: str | Path) -> Any:
     from .tokenizer import load_tokenizer
 
     return load_tokenizer(repo_path(path))
-
-
-def _stored_dtype(model: str | Path) -> str:
-    from .locate import local_folder
-    from .weight_files import read_json
-
-    config = read_json(local_folder(model, weights=False) / "config.json")
-    return config.get("dtype") or config.get("torch_dtype") or "auto"
 
 
 def _write_answers(path: str, rows: list[Any], answers: list[str]) -> None:
@@ -191,8 +176,3 @@ def _table(result: dict[str, Any]) -> str:
         line = f"{task:<16} {scores['count']:>6} rows   exact match {scores['exact_match']:.1%}"
         lines.append(line + rest)
     return "\n".join(lines)
-
-
-def _say(message: str | None) -> None:
-    if message:
-        print(f"note: {message}", file=sys.stderr)

@@ -141,10 +141,11 @@ def test_shapes_answer_from_the_passage(shape):
 
 def test_schedule():
     config = PretrainConfig(tokens=1000, warmup_steps=10, decay_share=0.5, learning_rate=1.0)
-    assert learning_rate(config, 4, 100) == pytest.approx(0.5)
-    assert learning_rate(config, 50, 400) == 1.0
-    assert learning_rate(config, 50, 750) == pytest.approx(0.5)
-    assert learning_rate(config, 50, 1000) == 0.0
+    assert learning_rate(config, 4, 100, False) == pytest.approx(0.5)
+    assert learning_rate(config, 50, 400, False) == 1.0
+    assert learning_rate(config, 50, 400, True) == 0.5
+    assert learning_rate(config, 50, 750, False) == pytest.approx(0.5)
+    assert learning_rate(config, 50, 1000, True) == 0.0
 
 
 def test_a_stopped_pretraining_goes_on_bit_for_bit(tmp_path):

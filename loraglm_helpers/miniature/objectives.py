@@ -3,6 +3,7 @@
 Every example has a part A (seen) and a part B (the only tokens with a loss):
 
     copying        x [MASK]                             -> x            (random pieces)
+    recall         keys and values + a key              -> its value     (random pieces)
     questions      passage + question                   -> answer
     blanks         passage with [MASK] or [sMASK]       -> the blanks' text, `sop` between them
     rest           the beginning of a text, [gMASK]     -> its end
@@ -80,20 +81,39 @@ class Objectives:
             labels += [IGNORED] * len(head) + [IGNORED if i == self.sop else i for i in tail]
         return Example(ids, labels)
 
-    # --- the six objectives ---
+    # --- the objectives ---
 
     def copying(self, rng: random.Random, longest: int = 20) -> Blank:
         """Random pieces and the same again, of the first `alphabet` pieces of a fixed shuffle."""
         word = rng.choices(self.pieces[: self.alphabet], k=rng.randint(3, longest))
         return Blank([*word, self.mask], word, masked=True)
 
+    def recall(self, rng: random.Random) -> Blank:
+        """Random keys with random values; 1–3 of the keys again, each wants its value."""
+        is_, stop = (
+            self.ids(sign) for sign in rng.choice((("：", "，"), ("=", "; "), (":", "\n")))
+        )
+        pieces = self.pieces[: self.alphabet]
+        keys = [rng.choices(pieces, k=rng.randint(1, 3)) for _ in range(rng.randint(2, 6))]
+        values = [rng.choices(pieces, k=rng.randint(2, 5)) for _ in keys]
+        listed = sum((k + is_ + v + stop for k, v in zip(keys, values, strict=True)), [])
+        asked = rng.sample(range(len(keys)), min(len(keys), rng.randint(1, 3)))
+        turns = [(keys[i] + is_, values[i]) for i in asked]
+        return Blank(listed + turns[0][0], turns[0][1], more=tuple(turns[1:]))
+
     def passage(self, rng: random.Random, **kwargs: Any) -> world.Passage:
         language = "zh" if rng.random() < 0.75 else "en"
         return world.passage(language, self.split, rng, **kwargs)
 
-    def questions(self, rng: random.Random) -> Blank:
+    def short_questions(self, rng: random.Random) -> Blank:
+        """`questions` on a sentence or two without scenery."""
+        return self.questions(rng, most_facts=(1, 2, 2, 3), noise_rate=0.0)
+
+    def questions(
+        self, rng: random.Random, most_facts: tuple[int, ...] = (1, 2, 3, 4, 6), **settings: Any
+    ) -> Blank:
         """1–4 questions on one passage; the first with the passage, each with its answer."""
-        passage = self.passage(rng, most_facts=rng.choice((1, 2, 3, 4, 6)))
+        passage = self.passage(rng, most_facts=rng.choice(most_facts), **settings)
         facts = rng.sample(passage.facts, min(len(passage.facts), rng.randint(1, 4)))
         form = rng.choice(_ASK[passage.language])
         texts = [form.replace("{q}", facts[0].question()).replace("{p}", passage.text)]

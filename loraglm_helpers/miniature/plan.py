@@ -12,16 +12,21 @@ Mixture = dict[str, float]
 # the whole vocabulary at once it does not appear in 0.8 M tokens; over 256 pieces it does in 0.4 M,
 # and from there each four times larger alphabet takes 0.2 M more.
 FIRST_ALPHABET, GROWTH = 256, 4
-LEARNT, FLUENT = 1.0, 0.3  # mean loss at which the alphabet grows; at which the stage ends
+LEARNT, FLUENT = 1.0, 0.15  # mean loss at which the alphabet grows; at which the stage ends
 COPYING_ONLY: Mixture = {"copying": 1.0}
-# (share of the token budget up to which they hold, weights of the objectives)
-# The rest of a text is left out at first: what nobody can foresee in it drowns the signal.
+# (share of the token budget up to which they hold, weights of the objectives). The rest of a text
+# is left out at first: what nobody can foresee in it drowns the signal.
 STAGES: tuple[tuple[float, Mixture], ...] = (
-    (0.35, {"copying": 0.08, "questions": 0.57, "blanks": 0.25, "topics": 0.10}),
+    (0.25, {"copying": 0.25, "recall": 0.40, "short_questions": 0.35}),
+    (
+        0.50,
+        {"copying": 0.10, "recall": 0.10, "short_questions": 0.25, "questions": 0.30}
+        | {"blanks": 0.15, "topics": 0.10},
+    ),
     (
         1.0,
-        {"copying": 0.04, "questions": 0.20, "blanks": 0.15, "rest": 0.12, "topics": 0.07}
-        | {"shapes": 0.42},
+        {"copying": 0.04, "recall": 0.04, "questions": 0.20, "blanks": 0.14, "rest": 0.12}
+        | {"topics": 0.07, "shapes": 0.39},
     ),
 )
 
@@ -35,9 +40,9 @@ class PretrainConfig:
     heads: int = 8
     groups: int = 2
     intermediate_size: int = 704
-    tokens: int = 12_000_000
+    tokens: int = 10_000_000
     tokens_per_step: int = 2048
-    learning_rate: float = 2e-3
+    learning_rate: float = 2e-3  # while copying is learnt; half of it afterwards
     warmup_steps: int = 50
     decay_share: float = 0.35
     weight_decay: float = 0.05
@@ -70,11 +75,14 @@ class PretrainConfig:
         )
 
 
-def learning_rate(config: PretrainConfig, step: int, tokens: int) -> float:
-    """Warm-up by steps, then constant, then linear to zero over the last `decay_share` tokens."""
+def learning_rate(config: PretrainConfig, step: int, tokens: int, fluent: bool) -> float:
+    """Warm-up by steps, constant, half of it once copying is fluent (at the full rate the new
+    objectives wipe copying out), then linear to zero over the last `decay_share` tokens.
+    """
     warm = min(1.0, (step + 1) / config.warmup_steps)
     left = (config.tokens - tokens) / (config.decay_share * config.tokens)
-    return config.learning_rate * warm * max(0.0, min(1.0, left))
+    peak = config.learning_rate * (0.5 if fluent else 1.0)
+    return peak * warm * max(0.0, min(1.0, left))
 
 
 def mixture_at(config: PretrainConfig, tokens: int) -> Mixture:

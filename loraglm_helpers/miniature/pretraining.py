@@ -131,7 +131,7 @@ class Run:
         seed = f"{config.seed}-{here.step}"
         batch = draw_batch(self.objectives, mixture, config.tokens_per_step, seed)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, here.step, here.tokens)
+            group["lr"] = learning_rate(config, here.step, here.tokens, here.fluent)
         self.model.train()
         with torch.autocast("cpu", torch.bfloat16, enabled=config.autocast):
             loss, targets = batch_loss(self.model, batch)

@@ -90,9 +90,9 @@ def memory_ledger(
 
     ``tokens`` lie in one padding-free batch, ``target_tokens`` of them (default: all) get
     logits. Adapters, their gradients and AdamW's two moments are float32; the base weights and
-    the activations have the ``precision`` (fp32, bf16, fp16; 8bit and 4bit keep 2-byte
-    activations). Logits exist three times: as computed, in float32, and as their gradient.
-    Activations are an estimate: kernels and allocators add to it.
+    the activations have the ``precision`` (fp32, bf16, fp16; 8bit and 4bit pack the linears of
+    the layers only: embeddings, output layer and activations keep 2 bytes). Logits exist three
+    times: as computed, in float32, and as their gradient. Activations are an estimate: kernels and allocators add to it.
     """
     shape = GlmShape.of(shape_or_model)
     if precision not in BYTES:
@@ -107,7 +107,7 @@ def memory_ledger(
         floats = tokens * (layers * shape.hidden_size + shape.activation_floats())
     wanted = tokens if target_tokens is None else target_tokens
     ledger = {
-        "weights": int(shape.parameters() * (4 if full_fine_tuning else width)),
+        "weights": _weights(shape, 4.0 if full_fine_tuning else width),
         "adapters": 4 * adapters,
         "gradients": 4 * (adapters + trained),
         "optimizer": 8 * (adapters + trained),
@@ -115,3 +115,9 @@ def memory_ledger(
         "logits": int((kept + 8) * wanted * shape.vocab_size),
     }
     return ledger | {"total": sum(ledger.values())}
+
+
+def _weights(shape: GlmShape, width: float) -> int:
+    """Bytes of the weights when a number in the layers' linears takes ``width``."""
+    linears = shape.num_hidden_layers * sum(a * b for a, b in shape.linears().values())
+    return int(linears * width + (shape.parameters() - linears) * max(width, 2))

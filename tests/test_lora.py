@@ -326,6 +326,9 @@ def test_memory_ledger_of_chatglm2_6b():
     assert smaller["activations"] < ledger["activations"] / 10
     halved = memory_ledger(CHATGLM2_6B, rank=4)["total"]
     assert memory_ledger(CHATGLM2_6B, rank=8)["total"] - halved < 40e6
+    tables = 2 * 65024 * 4096 + 57 * 4096 + 28 * 4608  # embeddings, norms, biases: never packed
+    packed = memory_ledger(CHATGLM2_6B, precision="4bit")["weights"]
+    assert packed == (6_243_584_000 - tables) // 2 + 2 * tables
 
 
 def test_memory_ledger_of_full_fine_tuning_and_errors():

@@ -92,7 +92,8 @@ def memory_ledger(
     logits. Adapters, their gradients and AdamW's two moments are float32; the base weights and
     the activations have the ``precision`` (fp32, bf16, fp16; 8bit and 4bit pack the linears of
     the layers only: embeddings, output layer and activations keep 2 bytes). Logits exist three
-    times: as computed, in float32, and as their gradient. Activations are an estimate: kernels and allocators add to it.
+    times: as computed, in float32, and as their gradient. Activations are an estimate: kernels and
+    allocators add to it.
     """
     shape = GlmShape.of(shape_or_model)
     if precision not in BYTES:

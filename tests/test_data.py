@@ -15,7 +15,7 @@ from loraglm_helpers.data import (
     row_problem,
     task_of,
 )
-from loraglm_helpers.sequences import IGNORED, build_example
+from loraglm_helpers.sequences import build_prompt, build_target, context_and_target
 from loraglm_helpers.tokenizer import load_tokenizer
 
 CONTEXT = "Instruction: 提问\nInput: 青州的梨。\nAnswer: "
@@ -258,18 +258,18 @@ def test_lint_counts_findings_beyond_those_it_keeps(tmp_path):
     assert "… and 1,000 more" in report.summary()
 
 
-@pytest.mark.parametrize("layout", ["glm", "chatglm2"])
+@pytest.mark.parametrize("layout", ["glm", "chatglm2", "chatglm3"])
 def test_lint_lengths_in_tokens_are_those_of_training(messy, tmp_path, layout):
     train_tokenizer(tmp_path / "tok")
     tokenizer = load_tokenizer(tmp_path / "tok")
     report = lint(messy, tokenizer, layout, max_source_seq_len=50, max_target_seq_len=6)
     good = [row for row in map(parse_line, messy.read_bytes().splitlines()) if type(row) is Row]
-    examples = [build_example(row, tokenizer, layout, None, None) for row in good]
-    targets = [sum(label != IGNORED for label in example.labels) for example in examples]
+    turns = [context_and_target(row) for row in good]
+    sources = [len(build_prompt(context, tokenizer, layout)) for context, _ in turns]
+    targets = [len(build_target(answer, tokenizer, layout)) for _, answer in turns]
     assert report.unit == "tokens"
-    assert report.target_lengths.tolist() == targets
-    sources = [len(e.labels) - t for e, t in zip(examples, targets, strict=True)]
     assert report.source_lengths.tolist() == sources
+    assert report.target_lengths.tolist() == targets
     assert report.truncated["source"] == sum(length > 50 for length in sources) / 9 > 0
     assert report.truncated["target"] == sum(length > 6 for length in targets) / 9 > 0
     assert "over the limit of 50" in report.summary()

@@ -1,15 +1,8 @@
-"""The panel to talk to the model: ipywidgets around the prompt builder and the stream.
+"""The playground: ask a model from a panel in the notebook, and watch the answer come.
 
-    example      [ triples 三元组          ▾ ]     fills in the two texts
-    instruction  [                           ]
-    input        [                           ]
-    [greedy|sampled]  temperature ─o─  top-p ─o─  seed [ ]     the settings of sampling, if it is on
-    [ Run ]  adapter [x]                                       the switch, if there is an adapter
-    answer, as it comes                                        or one line that says what went wrong
-    earlier questions and answers
-
-A click and ``ask`` take one path. The kernel is busy while the model answers: the kernel's
-Interrupt stops it and keeps the answer so far; a Stop button would not be heard.
+A click and ``ask`` take one path: the training's prompt builder, the stream, the panel. Errors
+are written into the panel. The kernel is busy while the model answers, so a Stop button would
+not be heard; the kernel's Interrupt is, and the answer so far stays.
 """
 
 from __future__ import annotations
@@ -21,18 +14,15 @@ from contextlib import closing, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import ipywidgets as widgets
-from IPython.display import display
 from peft import PeftModel
 
 from . import panel_html
 from .generation import stream
-from .panel_examples import panel_examples
+from .panel import Panel
 from .sequences import Layout, format_context
 
 KEPT = 5  # earlier questions in sight
 PAUSE = 0.05  # seconds between two updates of the answer: a browser shows no more
-OWN = None  # the list's value while the texts are not an example's
-WIDE = widgets.Layout(width="auto")
 
 
 class Turn(NamedTuple):
@@ -44,15 +34,16 @@ class Turn(NamedTuple):
     how: str
 
 
-class Playground:
-    """Ask ``model`` from a panel or, through the same path, from code.
+class Playground(Panel):
+    """A panel around ``model``, to be clicked or driven from code.
 
         playground = Playground(model, tokenizer)
         playground.display()
         playground.ask("判断文本的类别。", "比赛结束了。")
 
     ``examples`` are rows or (name, instruction, input) triples; None is one a task of the
-    miniature. ``history`` holds the last turns; ``error`` what stopped the last question, or None.
+    miniature. A PeftModel gets a switch that answers without its adapter. ``history`` holds the
+    last turns, the newest last; ``error`` is what stopped the last question, or None.
     """
 
     def __init__(
@@ -63,84 +54,30 @@ class Playground:
         examples: Iterable[Any] | None = None,
         max_source_seq_len: int | None = None,
     ) -> None:
+        super().__init__(examples, has_adapter=isinstance(model, PeftModel))
         self.model, self.tokenizer = model, tokenizer
         self.layout, self.max_source_seq_len = Layout(layout), max_source_seq_len
         self.history: deque[Turn] = deque(maxlen=KEPT)
         self.error: BaseException | None = None
-        self._offered = panel_examples(examples)
-        self._make_widgets()
-        self._connect()
-        self.panel = self._arrange()
-
-    def display(self) -> None:
-        """Show the panel below the cell."""
-        display(self.panel)
+        self.run.on_click(self._clicked)
 
     def ask(self, instruction: str, input_text: str = "") -> str:
         """Fill in the texts, answer as the button does, return the answer.
 
-        The other settings are the panel's. Raises what the panel would show as an error.
+        The other settings are the panel's. Raises what the panel shows as an error.
         """
         self.instruction.value, self.input.value = instruction, input_text
-        answer = self._run()
+        answer = self._respond()
         if self.error is not None:
             raise self.error
         return answer
 
-    def _make_widgets(self) -> None:
-        names = [("your own text", OWN), *((e.name, i) for i, e in enumerate(self._offered))]
-        self.examples = widgets.Dropdown(options=names, description="example", layout=WIDE)
-        self.instruction = widgets.Textarea(description="instruction", rows=2, layout=WIDE)
-        self.input = widgets.Textarea(description="input", rows=4, layout=WIDE)
-        self.decoding = widgets.ToggleButtons(options=["greedy", "sampled"])
-        self.decoding.style.button_width = "90px"
-        self.temperature = _slider("temperature", 1.0, 0.1, 2.0)
-        self.top_p = _slider("top-p", 0.9, 0.05, 1.0)
-        self.seed = widgets.BoundedIntText(0, min=0, max=2**31 - 1, description="seed")
-        self.max_new_tokens = widgets.IntSlider(256, 1, 1024, description="new tokens")
-        self.adapter = widgets.Checkbox(True, description="adapter", indent=False)
-        self.run = widgets.Button(description="Run", button_style="primary", icon="play")
-        self.status, self.answer, self.earlier = (widgets.HTML() for _ in range(3))
-
-    def _connect(self) -> None:
-        self.examples.observe(self._fill, "value")
-        for text in (self.instruction, self.input):
-            text.observe(self._edited, "value")
-        self.decoding.observe(self._show_sampling, "value")
-        self.run.on_click(self._clicked)
-        if self._offered:
-            self.examples.value = 0
-
-    def _arrange(self) -> widgets.VBox:
-        self.sampling = widgets.VBox([self.temperature, self.top_p, self.seed])
-        self._show_sampling()
-        self.adapter.layout.display = None if isinstance(self.model, PeftModel) else "none"
-        buttons = widgets.HBox([self.run, self.adapter, self.status])
-        rows = [self.examples, self.instruction, self.input, self.decoding, self.sampling]
-        rows += [self.max_new_tokens, buttons, self.answer, self.earlier]
-        return widgets.VBox(rows, layout=widgets.Layout(max_width="860px"))
-
-    def _fill(self, change: Any) -> None:
-        if change.new is not OWN:
-            _, instruction, text = self._offered[change.new]
-            self.instruction.value, self.input.value = instruction, text
-            self.examples.value = change.new  # between the two texts it was nobody's
-
-    def _edited(self, change: Any) -> None:
-        """The list names an example only while the texts are that example's."""
-        at = self.examples.value
-        if at is not OWN and self._offered[at][1:] != (self.instruction.value, self.input.value):
-            self.examples.value = OWN
-
-    def _show_sampling(self, change: Any = None) -> None:
-        self.sampling.layout.display = None if self.decoding.value == "sampled" else "none"
-
     def _clicked(self, button: widgets.Button) -> None:
-        self._run()
-        if self.error is not None:  # its frames would keep the model's memory alive
+        self._respond()
+        if self.error is not None:  # its frames would keep the model's tensors alive
             self.error = self.error.with_traceback(None)
 
-    def _run(self) -> str:
+    def _respond(self) -> str:
         """Answer what stands in the panel; what goes wrong is written there, and kept."""
         answer, self.error, start = "", None, time.perf_counter()
         with self._busy():
@@ -148,12 +85,13 @@ class Playground:
                 with closing(self._answers()) as answers:
                     for answer in answers:
                         self.answer.value = panel_html.block(answer)
-                self.status.value = f"{time.perf_counter() - start:.1f} s, {self._how()}"
-                self._remember(answer)
+                self.status.value = f"{time.perf_counter() - start:.1f} s, {self.how()}"
+                turn = Turn(self.instruction.value, self.input.value, answer, self.how())
+                self.history.append(turn)
             except KeyboardInterrupt as error:
                 self.error, self.status.value = error, "interrupted; the answer so far:"
             except Exception as error:  # whatever it is, it has to be seen in the panel
-                self.error, self.status.value = error, ""
+                self.error, self.status.value = error, "no answer"
                 self.answer.value = panel_html.block(answer) + panel_html.error_line(error)
         return answer
 
@@ -172,42 +110,17 @@ class Playground:
         if not self.instruction.value.strip():
             raise ValueError("the instruction is empty: say what the model is to do")
         context = format_context(self.instruction.value, self.input.value)
+        where = (context, self.layout, self.max_source_seq_len)
         text, shown = "", 0.0
-        with nullcontext() if self.adapter.value else self.model.disable_adapter():
-            for piece in self._stream(context):
+        with self._adapter_as_switched():
+            for piece in stream(self.model, self.tokenizer, *where, **self.settings()):
                 text += piece
                 if time.perf_counter() - shown >= PAUSE:
                     yield text
                     shown = time.perf_counter()
         yield text
 
-    def _stream(self, context: str) -> Iterator[str]:
-        return stream(
-            self.model,
-            self.tokenizer,
-            context,
-            self.layout,
-            self.max_source_seq_len,
-            max_new_tokens=self.max_new_tokens.value,
-            do_sample=self.decoding.value == "sampled",
-            temperature=self.temperature.value,
-            top_p=self.top_p.value,
-            seed=self.seed.value,
-        )
-
-    def _how(self) -> str:
-        how = self.decoding.value
-        if how == "sampled":
-            how += f" (temperature {self.temperature.value:g}, top-p {self.top_p.value:g}"
-            how += f", seed {self.seed.value})"
-        if isinstance(self.model, PeftModel):
-            how += f", adapter {'on' if self.adapter.value else 'off'}"
-        return how
-
-    def _remember(self, answer: str) -> None:
-        turn = Turn(self.instruction.value, self.input.value, answer, self._how())
-        self.history.append(turn)
-
-
-def _slider(name: str, value: float, low: float, high: float) -> widgets.FloatSlider:
-    return widgets.FloatSlider(value, min=low, max=high, step=0.05, description=name)
+    def _adapter_as_switched(self) -> Any:
+        if self.adapter.value or not self.has_adapter:
+            return nullcontext()
+        return self.model.disable_adapter()

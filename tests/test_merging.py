@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_tokenizer import train_tokenizer
 from torch import Tensor
+from transformers import GlmForCausalLM
 
 from loraglm_helpers.checkpoints import CheckpointError, load_glm, save_official
 from loraglm_helpers.lora import load_adapter, no_renaming_warning
@@ -127,10 +128,10 @@ def test_the_report_measures_what_rounding_takes_from_a_small_delta(tmp_path):
 
 def test_a_native_base_keeps_its_own_layout_and_tokenizer(tmp_path):
     native = tmp_path / "native"
-    model = load_glm(OFFICIAL, "fp32", "cpu")
-    model.config.use_cache = False
-    model.save_pretrained(native)
-    tokenizer = train_tokenizer(tmp_path / "tokenizer", pieces=300, character_coverage=0.3)
+    config = load_glm(OFFICIAL, "fp32", "cpu").config
+    config.vocab_size, config.use_cache = 600, False
+    GlmForCausalLM(config).save_pretrained(native)
+    tokenizer = train_tokenizer(tmp_path / "tokenizer")
     shutil.copy(tokenizer, native / "tokenizer.model")
     adapter = make_adapter(tmp_path / "adapter", native)
     report = merge(native, adapter, tmp_path / "merged")

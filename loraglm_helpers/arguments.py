@@ -62,6 +62,8 @@ def merge(add: Add) -> None:
     add("--adapter", required=True, metavar="DIR")
     add("--out", required=True, metavar="DIR")
     add("--dtype", choices=("fp32", "bf16", "fp16"), help="default: the base's own")
+    add("--overwrite", action="store_true", help="replace a model in --out")
+    _rope(add)
 
 
 def convert(add: Add) -> None:
@@ -71,6 +73,7 @@ def convert(add: Add) -> None:
     add("--to", required=True, choices=("native", "official"))
     add("--out", required=True, metavar="DIR")
     add("--dtype", choices=("fp32", "bf16", "fp16"), help="default: as stored")
+    _rope(add)
 
 
 def generate(add: Add) -> None:
@@ -89,6 +92,11 @@ def _model(add: Add) -> None:
     add("--model", required=True, metavar="DIR", help="folder or hub name of a GLM")
     add("--adapter", metavar="DIR", help="a trained adapter, such as build/finetune/best")
     add("--layout", choices=CHOICES["layout"], help="default: the adapter's, or the model's own")
+    _rope(add)
+
+
+def _rope(add: Add) -> None:
+    add("--rope", choices=CHOICES["rope"], help="what rope_ratio of a ChatGLM checkpoint means")
 
 
 EXAMPLES = {

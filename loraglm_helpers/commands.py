@@ -82,7 +82,8 @@ def merge(args: Namespace) -> int:
     """Write base + adapter as one model and say how exact it is."""
     from .merging import merge as run
 
-    print(run(repo_path(args.base), repo_path(args.adapter), args.out, dtype=args.dtype))
+    base, adapter, rope = repo_path(args.base), repo_path(args.adapter), args.rope or "auto"
+    print(run(base, adapter, args.out, dtype=args.dtype, overwrite=args.overwrite, rope=rope))
     return 0
 
 
@@ -94,7 +95,7 @@ def convert(args: Namespace) -> int:
     if args.adapter:
         convert_adapter(repo_path(args.adapter), model, args.to, args.out)
     else:
-        convert_model(model, args.to, args.out, args.dtype)
+        convert_model(model, args.to, args.out, args.dtype, args.rope or "auto")
     print(f"{args.out}: written in the {args.to} layout")
     return 0
 
@@ -123,7 +124,7 @@ def _ready(args: Namespace) -> tuple[FineTuneConfig, Any, Any]:
 
     config = _answer_settings(args)
     tokenizer = _tokenizer(args.model)
-    model = load_glm(repo_path(args.model))
+    model = load_glm(repo_path(args.model), rope=config.rope)
     if args.adapter:
         model = load_adapter(model, repo_path(args.adapter))
     return config, model, tokenizer
@@ -140,8 +141,8 @@ def _answer_settings(args: Namespace) -> FineTuneConfig:
         config = FineTuneConfig.from_json(run)
     else:
         config = FineTuneConfig(layout=str(own[0]) if own else "glm")
-    if args.layout:
-        config = config.replace(layout=args.layout)
+    asked = {"layout": args.layout, "rope": args.rope}
+    config = config.replace(**{name: value for name, value in asked.items() if value})
     if problem := layout_problem(config.layout, own):
         print(f"note: {problem}", file=sys.stderr)
     return config

@@ -13,7 +13,9 @@ from .tokenizer import load_tokenizer
 from .weight_files import copy_file, read_json
 
 
-def convert_model(model: str | Path, to: str, out: str | Path, dtype: str | None = None) -> Path:
+def convert_model(
+    model: str | Path, to: str, out: str | Path, dtype: str | None = None, rope: str = "auto"
+) -> Path:
     """Write ``model`` to ``out`` in the layout ``to`` ("native" or "official").
 
     The weights keep the dtype that config.json names, unless ``dtype`` is given; then, and in
@@ -25,7 +27,7 @@ def convert_model(model: str | Path, to: str, out: str | Path, dtype: str | None
     config = read_json(source / "config.json")
     stored = config.get("dtype") or config.get("torch_dtype") or "auto"
     tokenizer = load_tokenizer(source)
-    loaded = load_glm(source, dtype=dtype or stored, device="cpu")
+    loaded = load_glm(source, dtype=dtype or stored, device="cpu", rope=rope)
     if to == "official":
         return save_official(loaded, tokenizer, out)
     return save_native(loaded, tokenizer, out)

@@ -237,6 +237,19 @@ def test_generate_prints_the_answer(checkpoint, capsys):
     assert capsys.readouterr().out == first != greedy
 
 
+def test_merge_writes_a_model_that_answers_alone(checkpoint, trained, tmp_path, capsys):
+    out = tmp_path / "merged"
+    common = ["merge", "--base", str(checkpoint), "--adapter", str(trained / "best")]
+    assert main([*common, "--out", str(out), "--dtype", "fp32"]) == 0
+    assert f"{out}: 12 layers merged, stored as float32" in capsys.readouterr().out
+    generate = ["generate", "--model", str(out), "--instruction", "提问", "--max-new-tokens", "3"]
+    assert main(generate) == 0
+    assert main([*common, "--out", str(out)]) == 1
+    assert "exists and is not empty" in capsys.readouterr().err
+    assert main([*common, "--out", str(out), "--overwrite"]) == 0
+    assert "stored as float16" in capsys.readouterr().out
+
+
 def test_convert_a_model_there_and_back(checkpoint, tmp_path, capsys):
     native, back = tmp_path / "native", tmp_path / "back"
     convert = ["convert", "--model", str(checkpoint), "--to"]

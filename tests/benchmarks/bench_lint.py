@@ -57,11 +57,20 @@ def measure(file: str, tokenizer: str | None) -> None:
         from loraglm_helpers.tokenizer import load_tokenizer
 
         loaded = load_tokenizer(tokenizer)
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     report = lint(file, loaded, other=file)
-    seconds = time.perf_counter() - began
+    seconds, busy = time.perf_counter() - began, time.process_time() - busy
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"rows": report.rows, "seconds": round(seconds, 1), "bytes": peak}))
+    print(
+        json.dumps(
+            {
+                "rows": report.rows,
+                "seconds": round(seconds, 1),
+                "cpu": round(busy, 1),
+                "bytes": peak,
+            }
+        )
+    )
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from .attention import segment_lengths
+from .head import head_loss, plain_head, without_head
 
 
 def reuse_memory() -> bool:
@@ -44,9 +45,14 @@ def batch_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, i
     inputs: dict[str, Any] = {name: value for name, value in batch.items() if name != "labels"}
     if labels.shape[0] == 1 and "position_ids" in inputs:
         inputs["segments"] = segment_lengths(inputs["position_ids"])
-    logits = model(**inputs, logits_to_keep=keep, use_cache=False).logits
-    loss = cross_entropy(logits.float(), targets, reduction="sum")
-    return loss, targets.numel()
+    inputs |= {"logits_to_keep": keep, "use_cache": False}
+    head = plain_head(model)
+    if head is None:
+        logits = model(**inputs).logits
+        return cross_entropy(logits.float(), targets, reduction="sum"), targets.numel()
+    with without_head(head):
+        hidden = model(**inputs).logits  # (targets, width)
+    return head_loss(hidden, head.weight, targets), targets.numel()
 
 
 def optimizer_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

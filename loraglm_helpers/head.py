@@ -1,0 +1,90 @@
+"""Cross-entropy at the output layer, a chunk of tokens at a time.
+
+With 65,024 rows in the vocabulary the logits are the largest tensor of a step, kept three times:
+as computed, in float32, and as their gradient. Here a chunk's logits are made, turned into the
+loss and into the gradient of the hidden states at once, and forgotten.
+
+    loss = Σ (log Σ exp z − z[target])    z = h Wᵀ    dh = (softmax(z) − onehot(target)) W
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+CHUNK = {"cpu": 1 << 23, "cuda": 1 << 27}  # float32 logits in a chunk: 32 MB, 512 MB
+FEWEST = 64  # tokens in a chunk: with fewer, reading the weights takes longer than the product
+
+
+class HeadLoss(torch.autograd.Function):
+    """Sum of cross-entropies (float32) of hidden (n, width), weight (vocabulary, width)."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        """``targets`` (n,) are ids. The gradients are made here, chunk by chunk."""
+        wants_hidden, wants_weight, _ = ctx.needs_input_grad
+        d_hidden = torch.empty_like(hidden) if wants_hidden else None
+        d_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
+        matrix = weight.to(hidden.dtype)
+        loss = torch.zeros((), device=hidden.device)
+        rows = max(FEWEST, CHUNK.get(hidden.device.type, 1 << 24) // weight.shape[0])
+        for start in range(0, len(targets), rows):
+            part = slice(start, start + rows)
+            h, index = hidden[part], targets[part, None]
+            logs = torch.log_softmax((h @ matrix.T).float(), dim=-1)
+            loss -= logs.gather(1, index).sum()
+            if wants_hidden or wants_weight:
+                slope = logs.exp_().scatter_add_(1, index, logs.new_full(index.shape, -1.0))
+                slope = slope.to(h.dtype)
+            if wants_hidden:
+                torch.mm(slope, matrix, out=d_hidden[part])
+            if wants_weight:
+                d_weight += slope.T @ h
+        ctx.save_for_backward(d_hidden, d_weight)
+        ctx.dtype = weight.dtype
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients made in the forward pass, scaled."""
+        d_hidden, d_weight = ctx.saved_tensors
+        return (
+            None if d_hidden is None else d_hidden * d_loss.to(d_hidden.dtype),
+            None if d_weight is None else (d_weight * d_loss).to(ctx.dtype),
+            None,
+        )
+
+
+def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Sum of the cross-entropies of ``targets`` (n,) under hidden states (n, width), float32.
+
+    Products are in the autocast region's dtype, else in that of ``hidden``.
+    """
+    kind = hidden.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    with torch.autocast(kind, enabled=False):
+        return HeadLoss.apply(hidden.to(dtype), weight, targets)
+
+
+def plain_head(model: nn.Module) -> nn.Linear | None:
+    """The output layer under PEFT's and DDP's wrappers, when it is a plain matrix."""
+    inner = getattr(model, "module", model)
+    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
+    return head if type(head) is nn.Linear and head.bias is None else None
+
+
+@contextmanager
+def without_head(head: nn.Linear) -> Iterator[None]:
+    """The model's logits are its last hidden states: the output layer passes its input on."""
+    head.forward = lambda hidden: hidden  # an attribute of this one layer, removed again
+    try:
+        yield
+    finally:
+        del head.forward

@@ -1,0 +1,82 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.testing import assert_close
+from transformers import GlmConfig, GlmForCausalLM
+
+from loraglm_helpers import head
+from loraglm_helpers.sequences import Example, collate
+from loraglm_helpers.steps import batch_loss
+
+
+def case(dtype=torch.float32):
+    torch.manual_seed(0)
+    hidden = torch.randn(130, 8, dtype=dtype, requires_grad=True)
+    weight = torch.randn(40, 8, dtype=dtype, requires_grad=True)
+    return hidden, weight, torch.randint(0, 40, (130,))
+
+
+@pytest.mark.parametrize("chunk", [1, 1 << 20])
+def test_loss_and_gradients_are_cross_entropys(chunk, monkeypatch):
+    monkeypatch.setitem(head.CHUNK, "cpu", chunk)
+    hidden, weight, targets = case()
+    ours = head.head_loss(hidden, weight, targets)
+    theirs = cross_entropy(hidden @ weight.T, targets, reduction="sum")
+    assert_close(ours, theirs)
+    expected = torch.autograd.grad(theirs / 3, [hidden, weight])
+    assert_close(torch.autograd.grad(ours / 3, [hidden, weight]), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_half_precision_gives_a_float32_loss_and_half_gradients():
+    hidden, weight, targets = case(torch.bfloat16)
+    loss = head.head_loss(hidden, weight, targets)
+    exact = cross_entropy(hidden.float() @ weight.float().T, targets, reduction="sum")
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert hidden.grad.dtype == weight.grad.dtype == torch.bfloat16
+    assert abs(loss.item() / exact.item() - 1) < 0.01
+
+
+def test_a_frozen_weight_and_no_gradients_at_all():
+    hidden, weight, targets = case()
+    loss = head.head_loss(hidden, weight.detach(), targets)
+    loss.backward()
+    assert hidden.grad is not None and weight.grad is None
+    with torch.no_grad():
+        assert_close(head.head_loss(hidden, weight, targets), loss.detach())
+
+
+def tiny() -> GlmForCausalLM:
+    torch.manual_seed(0)
+    shape = {"vocab_size": 60, "hidden_size": 16, "intermediate_size": 24, "head_dim": 8}
+    heads = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    return GlmForCausalLM(GlmConfig(**shape, **heads, pad_token_id=0, eos_token_id=2))
+
+
+def test_the_output_layer_is_whole_again_after_a_batch():
+    model = tiny()
+    before = model(torch.tensor([[5, 6, 7]])).logits
+    batch_loss(model, collate([Example([5, 6, 7], [-100, 6, 7])]))
+    assert "forward" not in vars(model.lm_head)
+    assert torch.equal(model(torch.tensor([[5, 6, 7]])).logits, before)
+    with pytest.raises(RuntimeError), head.without_head(model.lm_head):
+        raise RuntimeError
+    assert "forward" not in vars(model.lm_head)
+
+
+def test_an_output_layer_of_another_kind_keeps_its_logits():
+    class Scaled(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    model, batch = tiny(), collate([Example([5, 6, 7, 8], [-100, 6, 7, 8])])
+    plain = model(**batch).logits
+    scaled = Scaled(16, 60, bias=False)
+    scaled.load_state_dict(model.lm_head.state_dict())
+    model.set_output_embeddings(scaled)
+    assert head.plain_head(model) is None
+    loss, count = batch_loss(model, batch)
+    expected = cross_entropy(2 * plain[0, :-1], batch["labels"][0, 1:], reduction="sum")
+    assert_close(loss, expected)
+    assert count == 3

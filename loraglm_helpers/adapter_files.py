@@ -67,7 +67,12 @@ def _refuse(settings: dict[str, Any], folder: Path) -> None:
             "with PEFT's path_initial_model_for_weight_conversion first, which makes it plain LoRA"
         )
     plain = {"bias": "none", "fan_in_fan_out": False, "lora_bias": False, "use_qalora": False}
-    plain |= dict.fromkeys(("layer_replication", "target_parameters", "trainable_token_indices"))
+    plain |= dict.fromkeys(("layer_replication", "trainable_token_indices"))
+    if settings.get("target_parameters"):
+        raise CheckpointError(
+            f"{where}: target_parameters: routed experts are adapted; merge in memory instead: "
+            "load_adapter(model, folder).merge_and_unload(), then save_pretrained"
+        )
     for key, expected in plain.items():
         if settings.get(key, expected) != expected:
             raise CheckpointError(f"{where}: {key} is {settings[key]!r}; only {expected!r} is read")

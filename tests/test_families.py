@@ -15,10 +15,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from loraglm_helpers import generation
 from loraglm_helpers.__main__ import main
-from loraglm_helpers.checkpoints import load_glm
+from loraglm_helpers.checkpoints import CheckpointError, load_glm
 from loraglm_helpers.config import FineTuneConfig
 from loraglm_helpers.data import Row
+from loraglm_helpers.guards import folder_layouts
 from loraglm_helpers.lora import attach_adapter, load_adapter, target_modules
+from loraglm_helpers.merging import merge
 from loraglm_helpers.sequences import (
     Example,
     build_examples,
@@ -151,6 +153,10 @@ def test_each_class_trains_saves_loads_merges_and_generates(
     tuned = {key.split(".lora_")[0].rpartition(".")[2] for key in stored}
     assert tuned == set(target_modules(load_glm(folders / kind, device="cpu"), choice))
     check_adapter(folders / kind, tmp_path / "best", config, tokenizer)
+    report = merge(folders / kind, tmp_path / "best", tmp_path / "merged")
+    assert report.layers == 2 * len(tuned)
+    assert report.difference < 1e-5 < 1e-4 < report.effect
+    assert folder_layouts(tmp_path / "merged") == ("chat_template",)
 
 
 @pytest.mark.parametrize("choice", ["experts", ["attention", "experts"]])
@@ -164,6 +170,8 @@ def test_routed_experts_are_trained_when_they_are_named(folders, tmp_path, token
     assert experts == {f"1.mlp.experts.{at}{part}" for at in ("", "base_layer.") for part in parts}
     assert any("o_proj" in key for key in stored) == (choice != "experts")
     check_adapter(folders / kind, tmp_path / "best", config, tokenizer)
+    with pytest.raises(CheckpointError, match="merge in memory instead"):
+        merge(folders / kind, tmp_path / "best", tmp_path / "merged")
 
 
 def check_adapter(folder: Path, adapter: Path, config: FineTuneConfig, tokenizer) -> None:

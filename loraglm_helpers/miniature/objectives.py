@@ -3,7 +3,7 @@
 Every example has a part A (seen) and a part B (the only tokens with a loss):
 
     copying        x [MASK]                             -> x            (random pieces)
-    recall         keys and values + a key              -> its value     (random pieces)
+    induction      random pieces + one or two of them   -> what followed
     questions      passage + question                   -> answer
     blanks         passage with [MASK] or [sMASK]       -> the blanks' text, `sop` between them
     rest           the beginning of a text, [gMASK]     -> its end
@@ -88,18 +88,18 @@ class Objectives:
         word = rng.choices(self.pieces[: self.alphabet], k=rng.randint(3, longest))
         return Blank([*word, self.mask], word, masked=True)
 
-    def recall(self, rng: random.Random) -> Blank:
-        """Random keys with random values; 1–3 of the keys again, each wants its value."""
-        is_, stop = (
-            self.ids(sign) for sign in rng.choice((("：", "，"), ("=", "; "), (":", "\n")))
-        )
-        pieces = self.pieces[: self.alphabet]
-        keys = [rng.choices(pieces, k=rng.randint(1, 3)) for _ in range(rng.randint(2, 6))]
-        values = [rng.choices(pieces, k=rng.randint(2, 5)) for _ in keys]
-        listed = sum((k + is_ + v + stop for k, v in zip(keys, values, strict=True)), [])
-        asked = rng.sample(range(len(keys)), min(len(keys), rng.randint(1, 3)))
-        turns = [(keys[i] + is_, values[i]) for i in asked]
-        return Blank(listed + turns[0][0], turns[0][1], more=tuple(turns[1:]))
+    def induction(self, rng: random.Random) -> Blank:
+        """Random pieces, then one or two of them again: what followed them?
+
+        Unlike `copying`, no fixed distance leads to the answer: the pieces must be found again.
+        """
+        word = rng.sample(self.pieces[: self.alphabet], rng.randint(8, 32))
+        turns = []
+        for _ in range(rng.randint(1, 3)):
+            start = rng.randrange(len(word) - 4)
+            middle = start + rng.randint(1, 2)
+            turns.append(([self.mask, *word[start:middle]], word[middle : middle + 4][:3]))
+        return Blank(word + turns[0][0], turns[0][1], masked=True, more=tuple(turns[1:]))
 
     def passage(self, rng: random.Random, **kwargs: Any) -> world.Passage:
         language = "zh" if rng.random() < 0.75 else "en"

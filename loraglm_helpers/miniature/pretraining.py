@@ -75,6 +75,7 @@ class Position:
     seconds: float = 0.0
     alphabet: int = FIRST_ALPHABET
     fluent: bool = False
+    fluent_at: int = 0  # tokens that copying took
     losses: list[float] = field(default_factory=list)
 
 
@@ -127,7 +128,7 @@ class Run:
         """One optimizer step; returns the mean loss of its part B tokens."""
         config, here = self.config, self.position
         self.objectives.alphabet = here.alphabet
-        mixture = mixture_at(config, here.tokens) if here.fluent else COPYING_ONLY
+        mixture = mixture_at(config, here.tokens, here.fluent_at) if here.fluent else COPYING_ONLY
         seed = f"{config.seed}-{here.step}"
         batch = draw_batch(self.objectives, mixture, config.tokens_per_step, seed)
         for group in self.optimizer.param_groups:
@@ -152,7 +153,7 @@ class Run:
         if here.alphabet < whole and loss < LEARNT:
             here.alphabet = min(whole, here.alphabet * GROWTH)
         elif here.alphabet == whole and loss < FLUENT:
-            here.fluent = True
+            here.fluent, here.fluent_at = True, here.tokens
 
 
 def pretrain(

@@ -49,6 +49,8 @@ CHINESE_FONTS = (
 def use_style() -> None:
     """Give matplotlib this project's style, for the whole process."""
     matplotlib.rcParams.update(style())
+    if in_notebook():  # else a notebook's first figure would be the last that its cell shows
+        matplotlib.interactive(True)
 
 
 def style() -> dict[str, Any]:

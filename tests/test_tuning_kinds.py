@@ -1,0 +1,110 @@
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_training import make_config, rows, run, stop_at, tiny, weights
+from torch.testing import assert_close
+
+from loraglm_helpers.config import FineTuneConfig
+from loraglm_helpers.history import History
+from loraglm_helpers.lora import load_adapter
+from loraglm_helpers.precision import Precision, choose_device, choose_precision
+from loraglm_helpers.training import evaluate_loss
+
+
+@pytest.fixture
+def config(tmp_path) -> FineTuneConfig:
+    return make_config(save_dir=str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_every_precision_learns_with_float32_adapters(config, precision):
+    base = tiny().to(Precision(torch.device("cpu"), precision).dtype)
+    settings = replace(config, precision=precision, epochs=6, lora_dropout=0)
+    history = run(settings, base, dev_rows=rows())
+    scores = [r["dev_loss"] for r in history.records if "dev_loss" in r]
+    assert scores[-1] < 0.97 * 4.1
+    assert {tensor.dtype for tensor in weights(config.save_dir).values()} == {torch.float32}
+
+
+def test_precisions_and_devices_are_chosen_or_refused():
+    cpu = torch.device("cpu")
+    assert choose_precision("auto", cpu) == "fp32"
+    assert choose_device("cpu") == cpu
+    assert Precision(cpu, "fp16").scaler.is_enabled()
+    assert not Precision(cpu, "bf16").scaler.is_enabled()
+    with pytest.raises(ValueError, match="int8"):
+        choose_precision("int8", cpu)
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="no CUDA GPU"):
+            choose_device("cuda")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"adapter_kind": "rslora"},
+        {"adapter_kind": "dora"},
+        {"adapter_kind": "pissa"},
+        {"use_lora": False, "use_ptuning": True},
+        {"use_lora": False, "learning_rate": 1e-3},
+        {"gradient_checkpointing": True},
+        {"target_modules": "query_key_value"},
+        {"tokens_per_batch": 40},
+    ],
+)
+def test_every_kind_of_tuning_learns_and_resumes(config, changes):
+    settings = replace(config, epochs=8, lora_dropout=0, save_freq=8, **changes)
+    run(settings, callbacks=[stop_at(5)], dev_rows=rows())
+    history = run(settings, dev_rows=rows(), resume=True)
+    scores = [r["dev_loss"] for r in history.records if "dev_loss" in r]
+    assert scores[-1] < scores[0] < 4.3
+
+
+def test_pissa_files_are_an_ordinary_lora_of_twice_the_rank(config):
+    settings = replace(config, adapter_kind="pissa", lora_dropout=0)
+    model = tiny()
+    history = run(settings, model)
+    saved = json.loads((Path(config.save_dir) / "last" / "adapter_config.json").read_text())
+    assert (saved["r"], saved["lora_alpha"], saved["init_lora_weights"]) == (8, 64, True)
+    loaded = load_adapter(tiny(), Path(config.save_dir) / "last")
+    assert_close(
+        evaluate_loss(loaded, rows(4), settings),
+        history.records[-1]["dev_loss"],
+        atol=1e-4,
+        rtol=1e-4,
+    )
+
+
+WORKER = """
+import sys
+sys.path.insert(0, {tests!r})
+from tiny_training import make_config, run, rows
+run(make_config(save_dir={save_dir!r}, lora_dropout=0.0, batch_size=5, epochs=1.5,
+                gradient_accumulation_steps=2), train_rows=rows(16))
+"""
+
+
+def test_two_processes_train_as_one(config, tmp_path):
+    one = replace(config, lora_dropout=0.0, batch_size=5, gradient_accumulation_steps=2, epochs=1.5)
+    alone = run(one)
+    script, save_dir = tmp_path / "worker.py", str(tmp_path / "two")
+    script.write_text(WORKER.format(tests=str(Path(__file__).parent), save_dir=save_dir))
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2"]
+    command += ["--num_machines=1", "--mixed_precision=no", "--main_process_port=0"]
+    command += ["--dynamo_backend=no", str(script)]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    both = History.from_json(Path(save_dir) / "history.json")
+    for key in ("loss", "dev_loss", "tokens"):
+        ours, theirs = ([r[key] for r in h.records if key in r] for h in (alone, both))
+        assert_close(ours, theirs, atol=1e-5, rtol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -98,7 +99,9 @@ def speeds(records: Sequence[Record]) -> list[tuple[int, float]]:
 
 
 def _points(records: Sequence[Record], key: str) -> list[tuple[int, float]]:
-    return [(record["step"], record[key]) for record in records if record.get(key) is not None]
+    """(step, value) of the records that have a finite value: a plot must not end a run."""
+    pairs = [(record["step"], record.get(key)) for record in records]
+    return [(step, value) for step, value in pairs if value is not None and math.isfinite(value)]
 
 
 def _curve(axes: Axes, title: str, colour: str, points: list[tuple[int, float]]) -> None:
@@ -107,7 +110,7 @@ def _curve(axes: Axes, title: str, colour: str, points: list[tuple[int, float]])
 
 
 def _loss(axes: Axes, records: Sequence[Record]) -> None:
-    """Both losses, the lowest dev loss marked; infinite or missing values leave gaps."""
+    """Both losses, the lowest dev loss marked."""
     train, dev = _points(records, "loss"), _points(records, "dev_loss")
     _curve(axes, "loss per target token", BLUE, train)
     axes.lines[-1].set_label("train")

@@ -11,7 +11,6 @@ import torch
 from reference_glm import random_weights
 from safetensors.torch import load_file, save_file
 from tiny_tokenizer import train_tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from loraglm_helpers import generation
 from loraglm_helpers.__main__ import main
@@ -29,46 +28,12 @@ from loraglm_helpers.sequences import (
     collate,
 )
 from loraglm_helpers.targets import target_parameters
+from loraglm_helpers.tiny_family import NATIVE, OFFICIAL, TEMPLATE, write_checkpoint, write_family
 from loraglm_helpers.tokenizer import load_tokenizer
 from loraglm_helpers.training import batch_loss, train
 from loraglm_helpers.weight_files import read_shard
 
 GOLDEN = Path(__file__).parent / "golden"
-TEMPLATE = (
-    "[gMASK]sop{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
-SHAPE = {
-    "vocab_size": 512,
-    "hidden_size": 32,
-    "intermediate_size": 40,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "max_position_embeddings": 256,
-    "pad_token_id": 0,
-    "eos_token_id": 2,
-}
-MOE = {
-    "moe_intermediate_size": 16,
-    "n_routed_experts": 4,
-    "num_experts_per_tok": 2,
-    "n_shared_experts": 1,
-    "first_k_dense_replace": 1,
-    "n_group": 1,
-    "topk_group": 1,
-}
-LATENT = {
-    "num_key_value_heads": 4,
-    "q_lora_rank": 16,
-    "kv_lora_rank": 16,
-    "qk_nope_head_dim": 8,
-    "qk_rope_head_dim": 8,
-    "v_head_dim": 16,
-    "mlp_layer_types": ["dense", "sparse"],
-}
-FAMILY = {"glm": {}, "glm4": {}, "glm4_moe": MOE, "glm4_moe_lite": MOE | LATENT}
 MLP = ["down_proj", "gate_up_proj"]
 QKV = ["k_proj", "q_proj", "v_proj"]
 LATENT_QKV = ["kv_a_proj_with_mqa", "kv_b_proj", "q_a_proj", "q_b_proj"]
@@ -95,13 +60,9 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory, tokenizer):
-    """A random checkpoint of each class, as transformers writes it."""
+    """The folder of a random checkpoint of each kind."""
     root = tmp_path_factory.mktemp("family")
-    for kind, more in FAMILY.items():
-        torch.manual_seed(0)
-        config = AutoConfig.for_model(kind, **(SHAPE | more))
-        AutoModelForCausalLM.from_config(config).save_pretrained(root / kind)
-        tokenizer.save_pretrained(root / kind)
+    write_family(root, tokenizer)
     return root
 
 
@@ -118,6 +79,24 @@ def settings(folder: Path, out: Path, **changes) -> FineTuneConfig:
         device="cpu",
         **changes,
     )
+
+
+def test_the_tiny_family_is_one_checkpoint_of_each_class(folders, tokenizer):
+    classes = {kind: type(load_glm(folders / kind, device="cpu")).__name__ for kind in NATIVE}
+    assert classes == {
+        "glm": "GlmForCausalLM",
+        "glm4": "Glm4ForCausalLM",
+        "glm4_moe": "Glm4MoeForCausalLM",
+        "glm4_moe_lite": "Glm4MoeLiteForCausalLM",
+    }
+    assert {kind: folder_layouts(folders / kind) for kind in OFFICIAL} == {
+        "chatglm2": ("chatglm2",),
+        "chatglm3": ("chatglm3",),
+    }
+    assert load_tokenizer(folders / "glm4").chat_template == TEMPLATE
+    again = write_checkpoint("glm4", folders / "again", tokenizer)
+    was, now = (load_file(f / "model.safetensors") for f in (folders / "glm4", again))
+    assert all(torch.equal(was[name], now[name]) for name in was)
 
 
 # --- adapters on every class --------------------------------------------------------------------
@@ -142,7 +121,7 @@ def test_targets_by_family(folders, kind, attention, everything):
 
 
 @pytest.mark.parametrize("choice", ["attention", "all-linear", ["o_proj"]])
-@pytest.mark.parametrize("kind", FAMILY)
+@pytest.mark.parametrize("kind", NATIVE)
 def test_each_class_trains_saves_loads_merges_and_generates(
     folders, tmp_path, tokenizer, kind, choice
 ):

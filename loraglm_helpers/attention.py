@@ -12,6 +12,10 @@ model trains padding-free, evaluates padded batches and generates.
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,6 +23,11 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # torch before 2.10
+    varlen_attn = None
 
 ATTENTION_NAME = "padding_free"
 
@@ -61,8 +70,8 @@ def attention_forward(
     """Causal attention inside each segment.
 
     ``query`` (1, heads, tokens, head_dim), ``key`` and ``value`` (1, groups, tokens, head_dim);
-    returns (1, tokens, heads, head_dim). Segments come from the keyword ``segments`` (a list of
-    lengths), else from ``position_ids``.
+    returns (1, tokens, heads, head_dim). Segments come from the keyword ``segments`` (``Segments``
+    or lengths), else from ``position_ids``.
     """
     segments = kwargs.pop("segments", None)
     if attention_mask is not None or query.shape[0] != 1 or query.shape[2] != key.shape[2]:
@@ -72,37 +81,67 @@ def attention_forward(
     if segments is None:
         positions = kwargs.get("position_ids")
         segments = [query.shape[2]] if positions is None else segment_lengths(positions)
-    if query.is_cuda and query.dtype != torch.float32 and not dropout:
+    if not isinstance(segments, Segments):
+        segments = Segments(tuple(segments))
+    if value.is_cuda and not dropout and has_varlen(value.dtype):
         return varlen(query, key, value, segments, scaling), None
-    return per_segment(query, key, value, segments, dropout, scaling), None
+    return per_segment(query, key, value, segments.lengths, dropout, scaling), None
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Lengths of a row's examples; the same object serves every layer of a forward pass."""
+
+    lengths: tuple[int, ...]
+    _ends: dict[torch.device, torch.Tensor] = field(default_factory=dict, repr=False)
+
+    def ends(self, device: torch.device) -> torch.Tensor:
+        """0 and where each example ends, int32, made once a device."""
+        if device not in self._ends:
+            ends = torch.tensor([0, *self.lengths]).cumsum(0)
+            self._ends[device] = ends.to(device, torch.int32)
+        return self._ends[device]
+
+
+@functools.cache
+def has_varlen(dtype: torch.dtype) -> bool:
+    """Whether torch's variable-length kernel takes this dtype here, with grouped heads."""
+    if varlen_attn is None or dtype not in (torch.bfloat16, torch.float16):
+        return False
+    known = inspect.signature(varlen_attn).parameters
+    ampere = torch.version.hip is None and torch.cuda.get_device_capability() >= (8, 0)
+    return ampere and {"window_size", "enable_gqa", "scale"} <= set(known)
 
 
 def varlen(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    segments: list[int],
+    segments: Segments,
     scaling: float | None = None,
 ) -> torch.Tensor:
     """All segments in one call of torch's variable-length kernel (CUDA, half precision)."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    ends = torch.tensor([0, *segments]).cumsum(0).to(query.device, torch.int32)
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (tokens, heads, head_dim)
-    grouped = {"enable_gqa": True} if q.shape[1] != k.shape[1] else {}
-    longest = max(segments)
+    rows = (x[0].transpose(0, 1).to(value.dtype) for x in (query, key, value))  # (tokens, heads, d)
+    ends, longest = segments.ends(query.device), max(segments.lengths)
     causal = (-1, 0)  # any number of tokens to the left, none to the right
-    out = varlen_attn(
-        q, k, v, ends, ends, longest, longest, scale=scaling, window_size=causal, **grouped
-    )
-    return out[None]
+    grouped = query.shape[1] != key.shape[1]
+    return varlen_attn(
+        *rows,
+        ends,
+        ends,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=causal,
+        enable_gqa=grouped,
+    )[None]
 
 
 def per_segment(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    segments: list[int],
+    segments: Sequence[int],
     dropout: float = 0.0,
     scaling: float | None = None,
 ) -> torch.Tensor:
@@ -114,7 +153,7 @@ def per_segment(
         with torch.autocast("cpu", enabled=False):
             rows = (x.float() for x in (query, key, value))
             return per_segment(*rows, segments, dropout, scaling).to(value.dtype)
-    parts = zip(*(x.split(segments, dim=2) for x in (query, key, value)), strict=True)
+    parts = zip(*(x.split(list(segments), dim=2) for x in (query, key, value)), strict=True)
     outs = [
         scaled_dot_product_attention(
             q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=True

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from .attention import segment_lengths
+from .attention import Segments, segment_lengths
 from .head import head_loss, plain_head, without_head
 
 
@@ -44,7 +44,7 @@ def batch_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, i
     targets = labels[:, 1:][keep[:, :-1]]
     inputs: dict[str, Any] = {name: value for name, value in batch.items() if name != "labels"}
     if labels.shape[0] == 1 and "position_ids" in inputs:
-        inputs["segments"] = segment_lengths(inputs["position_ids"])
+        inputs["segments"] = Segments(tuple(segment_lengths(inputs["position_ids"])))
     inputs |= {"logits_to_keep": keep, "use_cache": False}
     head = plain_head(model)
     if head is None:

@@ -3,7 +3,15 @@ import torch
 from torch.testing import assert_close
 from transformers import GlmConfig, GlmForCausalLM
 
-from loraglm_helpers.attention import ATTENTION_NAME, register, segment_lengths
+from loraglm_helpers.attention import (
+    ATTENTION_NAME,
+    Segments,
+    has_varlen,
+    per_segment,
+    register,
+    segment_lengths,
+    varlen,
+)
 from loraglm_helpers.sequences import Example, collate
 from loraglm_helpers.steps import batch_loss, reuse_memory
 
@@ -43,6 +51,28 @@ def test_segment_lengths_of_a_row_of_three():
 def test_segment_lengths_refuses_two_rows():
     with pytest.raises(ValueError, match=r"\(1, tokens\).*\(2, 3\)"):
         segment_lengths(torch.zeros(2, 3))
+
+
+def test_segments_end_where_the_next_begins():
+    segments = Segments((4, 2, 3))
+    ends = segments.ends(torch.device("cpu"))
+    assert ends.tolist() == [0, 4, 6, 9] and ends.dtype == torch.int32
+    assert segments.ends(torch.device("cpu")) is ends
+
+
+def test_the_varlen_kernel_is_for_half_precision():
+    assert not has_varlen(torch.float32)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_varlen_attends_as_segment_by_segment():
+    shapes = [(1, heads, 90, 32) for heads in (8, 2, 2)]
+    rows = [torch.randn(*shape, device="cuda", dtype=torch.bfloat16) for shape in shapes]
+    lengths = (40, 1, 49)
+    if not has_varlen(torch.bfloat16):
+        pytest.skip("this GPU or torch has no variable-length kernel")
+    together = varlen(*rows, Segments(lengths))
+    assert_close(together, per_segment(*rows, lengths), atol=2e-2, rtol=2e-2)
 
 
 def test_register_is_idempotent():

@@ -37,7 +37,8 @@ STATE_FILE = "training_state.safetensors"
 # What must be the same in a run and in its continuation.
 FIXED = (
     "use_lora lora_rank lora_alpha lora_dropout target_modules adapter_kind use_ptuning "
-    "pre_seq_len prefix_projection batch_size tokens_per_batch gradient_accumulation_steps seed"
+    "pre_seq_len prefix_projection quantization batch_size tokens_per_batch "
+    "gradient_accumulation_steps seed"
 ).split()
 
 

@@ -23,6 +23,7 @@ from .loop import Loop
 from .lora import attach_adapter
 from .precision import Precision, choose_precision
 from .processes import Processes
+from .quantize import quantize
 from .run_state import ResumeError
 from .steps import batch_loss, reuse_memory
 
@@ -87,8 +88,8 @@ def prepare_model(config: Any, model: Any, precision: Precision) -> Any:
     """The model on its device, with its adapter, in training mode, ready for its batches."""
     if model is None:
         model = _model(config, precision)
-    model.to(precision.device)
     adapted = hasattr(model, "peft_config")
+    model = quantize(model, "none" if adapted else config.quantization, precision.device)
     base = model.get_base_model() if adapted else model
     if not pads(config):
         base.set_attn_implementation(register())

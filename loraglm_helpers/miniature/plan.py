@@ -39,7 +39,7 @@ class PretrainConfig:
     heads: int = 8
     groups: int = 2
     intermediate_size: int = 704
-    tokens: int = 12_000_000
+    tokens: int = 10_000_000
     tokens_per_step: int = 2048
     learning_rate: float = 2e-3  # while copying is learnt
     fluent_rate: float = 6e-4  # afterwards

@@ -1,50 +1,94 @@
-"""What the miniature can do before any LoRA, measured on names and patterns it never saw."""
+"""What the miniature can do, measured on names and sentence patterns that it never saw.
+
+    python -m loraglm_helpers.miniature.probes --model data/tiny-chatglm2 [--adapter DIR]
+
+The last line is one JSON object: `copying` (passage questions answered exactly), `well_formed`
+(continued sentences that match a pattern of the world), `tasks` (exact match on the dev rows of the
+three tasks, with `--data`).
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import random
 from typing import Any
 
-import torch
-
+from ..generation import generate
+from . import world
 from .objectives import Objectives
+from .wellformed import well_formed
 
-
-@torch.no_grad()
-def greedy(model: Any, tokenizer: Any, prompts: list[list[int]], most: int = 32) -> list[str]:
-    """Greedy continuations of prompts, each alone; the text before eos."""
-    from transformers import DynamicCache
-
-    model.eval()
-    answers = []
-    for prompt in prompts:
-        cache, ids, new = DynamicCache(config=model.config), torch.tensor([prompt]), []
-        while len(new) < most:
-            logits = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            token = int(logits.logits[0, -1].argmax())
-            if token == tokenizer.eos_token_id:
-                break
-            new.append(token)
-            ids = torch.tensor([[token]])
-        answers.append(tokenizer.decode(new))
-    return answers
+LAYOUTS = ("glm", "chatglm2")
 
 
 def copying_accuracy(
     model: Any, tokenizer: Any, count: int = 200, seed: int = 1, split: str = "probe"
 ) -> float:
     """Share of `count` passage questions answered exactly, on the probe names and dev patterns."""
-    objectives = Objectives(tokenizer, split)
-    rng = random.Random(seed)
-    examples = [
-        objectives.assemble(objectives.questions(rng), rng.choice(("glm", "chatglm2")))
-        for _ in range(count)
-    ]
+    objectives, rng = Objectives(tokenizer, split), random.Random(seed)
     prompts, targets = [], []
-    for example in examples:
+    for _ in range(count):
+        example = objectives.assemble(objectives.questions(rng), rng.choice(LAYOUTS))
         start = next(i for i, label in enumerate(example.labels) if label != -100)
         end = example.input_ids.index(tokenizer.eos_token_id)
         prompts.append(example.input_ids[:start])
         targets.append(tokenizer.decode(example.input_ids[start:end]))
-    answers = greedy(model, tokenizer, prompts, most=24)
+    answers = generate(model, tokenizer, prompts, max_new_tokens=32)
     return sum(a == t for a, t in zip(answers, targets, strict=True)) / count
+
+
+def continuation_accuracy(model: Any, tokenizer: Any, count: int = 200, seed: int = 2) -> float:
+    """Share of `count` sentences, cut in their middle, that greedy continuation makes whole.
+
+    The names are the probe's; a sentence counts when it matches some pre-training pattern, with
+    numbers, years and units where the pattern wants them.
+    """
+    objectives, rng = Objectives(tokenizer, "probe"), random.Random(seed)
+    prompts, starts = [], []
+    for _ in range(count):
+        language = rng.choice(("zh", "zh", "zh", "en"))
+        entity = world.new_entity(language, "probe", rng)
+        choices = world.patterns(language, entity.kind, "pretrain")
+        pattern = rng.choice([p for p in choices if not p.continues])
+        ids = objectives.ids(world.state(pattern, entity, rng)[0])
+        ids = ids[: rng.randint(len(ids) // 3, len(ids) * 2 // 3)]
+        prompts.append([*ids, objectives.gmask, objectives.sop])
+        starts.append((tokenizer.decode(ids), language))
+    ends = generate(model, tokenizer, prompts, max_new_tokens=64)
+    whole = [well_formed(s + e, language) for (s, language), e in zip(starts, ends, strict=True)]
+    return sum(whole) / count
+
+
+def main() -> None:
+    """The command line."""
+    from ..checkpoints import load_glm
+    from ..config import preset
+    from ..data import read_rows
+    from ..generation import predict
+    from ..lora import load_adapter
+    from ..metrics import score
+    from ..tokenizer import load_tokenizer
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="data/tiny-chatglm2")
+    parser.add_argument("--adapter")
+    parser.add_argument("--data", help="dev rows, to score the three tasks as well")
+    parser.add_argument("--count", type=int, default=500)
+    arguments = parser.parse_args()
+    model, tokenizer = load_glm(arguments.model), load_tokenizer(arguments.model)
+    if arguments.adapter:
+        model = load_adapter(model, arguments.adapter)
+    result = {
+        "copying": copying_accuracy(model, tokenizer, arguments.count),
+        "well_formed": continuation_accuracy(model, tokenizer, arguments.count),
+    }
+    if arguments.data:
+        rows = read_rows(arguments.data)
+        answers = predict(model, tokenizer, rows, preset("tiny"), progress=True)
+        result["tasks"] = score(answers, rows)["exact_match"]
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -52,19 +52,25 @@ def evaluate_loss(
         raise ValueError("evaluate_loss needs at least one row")
     device = next(model.parameters()).device
     precision = Precision(device, choose_precision(config.precision, device))
-    lengths = [len(example.input_ids) for example in examples]
-    rank, count = (processes.rank, processes.count) if processes else (0, 1)
     total, targets, was_training = 0.0, 0, model.training
     model.eval()
-    for batch in evaluation_batches(lengths, EVALUATION_TOKENS):
-        if mine := share(batch, lengths, rank, count):
-            rows = collate([examples[i] for i in mine], not pads(config))
-            with precision.autocast():
-                loss, number = batch_loss(model, {k: v.to(device) for k, v in rows.items()})
-            total, targets = total + loss.item(), targets + number
+    for rows in _own_batches(examples, processes):
+        batch = collate(rows, not pads(config))
+        with precision.autocast():
+            loss, number = batch_loss(model, {k: v.to(device) for k, v in batch.items()})
+        total, targets = total + loss.item(), targets + number
     model.train(was_training)
     if processes:
         total, targets = processes.sum([total, targets])
     if not targets:
         raise ValueError("evaluate_loss: no row has a target token")
     return total / targets
+
+
+def _own_batches(examples: Sequence[Example], processes: Any) -> Iterator[list[Example]]:
+    """This process's share of each evaluation batch; nothing for a batch it has no share of."""
+    lengths = [len(example.input_ids) for example in examples]
+    rank, count = (processes.rank, processes.count) if processes else (0, 1)
+    for batch in evaluation_batches(lengths, EVALUATION_TOKENS):
+        if mine := share(batch, lengths, rank, count):
+            yield [examples[i] for i in mine]

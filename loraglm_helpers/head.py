@@ -21,6 +21,11 @@ CHUNK = {"cpu": 1 << 23, "cuda": 1 << 27}  # float32 logits in a chunk: 32 MB, 5
 FEWEST = 64  # tokens in a chunk: with fewer, reading the weights takes longer than the product
 
 
+def chunk_rows(vocabulary: int, device_type: str = "cuda") -> int:
+    """Tokens in a chunk."""
+    return max(FEWEST, CHUNK.get(device_type, 1 << 24) // vocabulary)
+
+
 class HeadLoss(torch.autograd.Function):
     """Sum of cross-entropies (float32) of hidden (n, width), weight (vocabulary, width)."""
 
@@ -32,7 +37,7 @@ class HeadLoss(torch.autograd.Function):
         d_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
         matrix = weight.to(hidden.dtype)
         loss = torch.zeros((), device=hidden.device)
-        rows = max(FEWEST, CHUNK.get(hidden.device.type, 1 << 24) // weight.shape[0])
+        rows = chunk_rows(weight.shape[0], hidden.device.type)
         for start in range(0, len(targets), rows):
             part = slice(start, start + rows)
             h, index = hidden[part], targets[part, None]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from .head import chunk_rows
+
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "8bit": 1, "4bit": 0.5}
 
 
@@ -85,6 +87,7 @@ def memory_ledger(
     gradient_checkpointing: bool = False,
     full_fine_tuning: bool = False,
     fused: bool = False,
+    chunked: bool = True,
 ) -> dict[str, int]:
     """Bytes of a training step, by what they are for; ``total`` is their sum.
 
@@ -92,8 +95,9 @@ def memory_ledger(
     logits. Adapters, their gradients and AdamW's two moments are float32; the base weights and
     the activations have the ``precision`` (fp32, bf16, fp16; 8bit and 4bit pack the linears of
     the layers only: embeddings, output layer and activations keep 2 bytes). Logits exist three
-    times: as computed, in float32, and as their gradient. Activations are an estimate: kernels and
-    allocators add to it.
+    times, as computed, in float32 and as their gradient, but only for one of the loss's chunks
+    at a time unless ``chunked`` is off. Activations are an estimate: kernels and allocators add to
+    it.
     """
     shape = GlmShape.of(shape_or_model)
     if precision not in BYTES:
@@ -102,20 +106,25 @@ def memory_ledger(
     kept = max(width, 2)
     trained = shape.parameters() if full_fine_tuning else 0
     adapters = 0 if full_fine_tuning else shape.adapter_parameters(rank, targets, fused)
-    layers = shape.num_hidden_layers
-    floats = tokens * layers * shape.activation_floats()
-    if gradient_checkpointing:  # one input a layer, and one layer's worth while it is redone
-        floats = tokens * (layers * shape.hidden_size + shape.activation_floats())
     wanted = tokens if target_tokens is None else target_tokens
+    wanted = min(wanted, chunk_rows(shape.vocab_size)) if chunked else wanted
     ledger = {
         "weights": _weights(shape, 4.0 if full_fine_tuning else width),
         "adapters": 4 * adapters,
         "gradients": 4 * (adapters + trained),
         "optimizer": 8 * (adapters + trained),
-        "activations": int(kept * floats),
+        "activations": kept * tokens * _kept_a_token(shape, gradient_checkpointing),
         "logits": int((kept + 8) * wanted * shape.vocab_size),
     }
     return ledger | {"total": sum(ledger.values())}
+
+
+def _kept_a_token(shape: GlmShape, gradient_checkpointing: bool) -> int:
+    """Numbers kept a token; checkpointing keeps a layer's input, and one layer while redone."""
+    layers = shape.num_hidden_layers
+    if gradient_checkpointing:
+        return layers * shape.hidden_size + shape.activation_floats()
+    return layers * shape.activation_floats()
 
 
 def _weights(shape: GlmShape, width: float) -> int:

@@ -66,21 +66,16 @@ def train(
         reuse_memory()
     precision = Precision(processes.device, choose_precision(config.precision, processes.device))
     tokenizer = tokenizer or _tokenizer(config)
-    train_rows = _rows(config.train_path) if train_rows is None else train_rows
-    dev_rows = _rows(config.dev_path) if dev_rows is None else dev_rows
+    given = (train_rows, config.train_path), (dev_rows, config.dev_path)
+    train_examples, dev_examples = (
+        make_examples(_rows(path) if rows is None else rows, tokenizer, config)
+        for rows, path in given
+    )
     torch.manual_seed(config.seed)
     model = prepare_model(config, model, precision)
     if processes.is_main:
         warn_of_layout(config, model, tokenizer)
-    loop = Loop(
-        config,
-        model,
-        make_examples(train_rows, tokenizer, config),
-        make_examples(dev_rows, tokenizer, config),
-        processes,
-        precision,
-        callbacks,
-    )
+    loop = Loop(config, model, train_examples, dev_examples, processes, precision, callbacks)
     return loop.run(resume)
 
 

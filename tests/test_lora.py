@@ -322,6 +322,9 @@ def test_memory_ledger_of_chatglm2_6b():
     assert ledger["optimizer"] == 8 * 3_784_704
     assert ledger["logits"] == 10 * 1000 * 65024
     assert ledger["total"] == sum(ledger.values()) - ledger["total"]
+    many = {"tokens": 8192, "target_tokens": 8192}
+    assert memory_ledger(CHATGLM2_6B, **many)["logits"] == 10 * 2064 * 65024
+    assert memory_ledger(CHATGLM2_6B, **many, chunked=False)["logits"] == 10 * 8192 * 65024
     smaller = memory_ledger(CHATGLM2_6B, tokens=2048, gradient_checkpointing=True)
     assert smaller["activations"] < ledger["activations"] / 10
     halved = memory_ledger(CHATGLM2_6B, rank=4)["total"]

@@ -24,8 +24,8 @@ STAGES: tuple[tuple[float, Mixture], ...] = (
     ),
     (
         1.0,
-        {"copying": 0.03, "induction": 0.05, "questions": 0.22, "topics": 0.07}
-        | {"blanks": 0.13, "shapes": 0.38, "rest": 0.12},
+        {"copying": 0.03, "induction": 0.05, "questions": 0.30, "topics": 0.07}
+        | {"blanks": 0.12, "shapes": 0.37, "rest": 0.06},
     ),
 )
 
@@ -44,7 +44,7 @@ class PretrainConfig:
     learning_rate: float = 2e-3  # while copying is learnt
     fluent_rate: float = 6e-4  # afterwards
     warmup_steps: int = 50
-    decay_share: float = 0.35
+    decay_share: float = 0.48
     weight_decay: float = 0.05
     seed: int = 0
     autocast: bool = True  # bfloat16 products: twice as fast where the CPU has them

@@ -6,6 +6,8 @@ import os
 
 # Everything that the tests need is in this repository: never ask a model hub.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Notebooks under test draw into build/: figures/ holds what `make notebooks` stored.
+os.environ.setdefault("LORAGLM_FIGURES", "build/figures")
 
 
 def pytest_collectstart(collector) -> None:

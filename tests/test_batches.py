@@ -1,9 +1,8 @@
 import pytest
 import torch
-from tiny_training import make_config, tiny
+from tiny_training import tiny
 
 from loraglm_helpers.batches import BatchPlan, evaluation_batches, share
-from loraglm_helpers.config import FineTuneConfig
 from loraglm_helpers.steps import make_optimizer, optimizer_groups, schedule_factor
 
 

@@ -3,7 +3,7 @@
     example      [ triples 三元组          ▾ ]     fills in the two texts
     instruction  [                           ]
     input        [                           ]
-    [greedy|sampled]
+    decoding     [greedy|sampled]
     temperature ─o─  top-p ─o─  seed [ ]           only where answers are sampled
     new tokens ─o─
     [ Run ]  adapter [x]  seconds                  the switch only where there is an adapter
@@ -24,8 +24,8 @@ from IPython.display import display
 from .panel_examples import panel_examples
 
 OWN = -1  # the list's value while the texts are no example's; None would show an empty line
-WIDE = widgets.Layout(width="auto")
 WIDTH = "860px"
+LABEL = {"description_width": "90px"}  # the longest, "temperature", in full
 
 
 class Panel:
@@ -37,7 +37,8 @@ class Panel:
         self._make_texts()
         self._make_settings()
         self.run = widgets.Button(description="Run", button_style="primary", icon="play")
-        self.status, self.answer, self.earlier = (widgets.HTML() for _ in range(3))
+        self.run.add_class("playground-run")
+        self.status, self.answer, self.earlier = map(_html, ("status", "answer", "earlier"))
         self.panel = self._arrange()
         self._connect()
 
@@ -65,18 +66,22 @@ class Panel:
         return ", ".join(words)
 
     def _make_texts(self) -> None:
+        wide = {"layout": widgets.Layout(width="auto"), "style": LABEL}
         names = [("your own text", OWN), *((e.name, i) for i, e in enumerate(self._offered))]
-        self.examples = widgets.Dropdown(options=names, description="example", layout=WIDE)
-        self.instruction = widgets.Textarea(description="instruction", rows=2, layout=WIDE)
-        self.input = widgets.Textarea(description="input", rows=4, layout=WIDE)
+        self.examples = widgets.Dropdown(options=names, description="example", **wide)
+        self.instruction = widgets.Textarea(description="instruction", rows=2, **wide)
+        self.input = widgets.Textarea(description="input", rows=4, **wide)
 
     def _make_settings(self) -> None:
-        self.decoding = widgets.ToggleButtons(options=["greedy", "sampled"])
-        self.decoding.style.button_width = "90px"
+        self.decoding = widgets.ToggleButtons(
+            options=["greedy", "sampled"],
+            description="decoding",
+            style=LABEL | {"button_width": "90px"},
+        )
         self.temperature = _slider("temperature", 1.0, 0.1, 2.0)
         self.top_p = _slider("top-p", 0.9, 0.05, 1.0)
-        self.seed = widgets.BoundedIntText(0, min=0, max=2**31 - 1, description="seed")
-        self.max_new_tokens = widgets.IntSlider(256, 1, 1024, description="new tokens")
+        self.seed = widgets.BoundedIntText(0, min=0, max=2**31 - 1, description="seed", style=LABEL)
+        self.max_new_tokens = widgets.IntSlider(256, 1, 1024, description="new tokens", style=LABEL)
         self.adapter = widgets.Checkbox(True, description="adapter", indent=False)
         self.adapter.layout.width = "auto"
 
@@ -111,7 +116,12 @@ class Panel:
 
 
 def _slider(name: str, value: float, low: float, high: float) -> widgets.FloatSlider:
-    return widgets.FloatSlider(value, min=low, max=high, step=0.05, description=name)
+    return widgets.FloatSlider(value, min=low, max=high, step=0.05, description=name, style=LABEL)
+
+
+def _html(name: str) -> widgets.HTML:
+    """A place for text, with a class by which a page's style or a test can find it."""
+    return widgets.HTML().add_class(f"playground-{name}")
 
 
 def _show(widget: widgets.DOMWidget, visible: bool) -> None:

@@ -1,8 +1,8 @@
 """The playground: ask a model from a panel in the notebook, and watch the answer come.
 
 A click and ``ask`` take one path: the training's prompt builder, the stream, the panel. Errors
-are written into the panel. The kernel is busy while the model answers, so a Stop button would
-not be heard; the kernel's Interrupt is, and the answer so far stays.
+are written into the panel. The model answers on the main thread, after the cell that is running,
+so it never answers while it is trained; the kernel's Interrupt ends an answer and keeps what came.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from peft import PeftModel
 
 from . import panel_html
 from .generation import stream
+from .interrupt import InterruptGuard
+from .main_thread import MainThread
 from .panel import Panel
 from .sequences import Layout, format_context
 
@@ -59,6 +61,7 @@ class Playground(Panel):
         self.layout, self.max_source_seq_len = Layout(layout), max_source_seq_len
         self.history: deque[Turn] = deque(maxlen=KEPT)
         self.error: BaseException | None = None
+        self._main_thread = MainThread()
         self.run.on_click(self._clicked)
 
     def ask(self, instruction: str, input_text: str = "") -> str:
@@ -73,6 +76,12 @@ class Playground(Panel):
         return answer
 
     def _clicked(self, button: widgets.Button) -> None:
+        if self.run.disabled:  # the second click of two came before the page knew
+            return
+        self.run.disabled, self.status.value = True, "waiting for the cell that is running …"
+        self._main_thread.run(self._respond_to_click)
+
+    def _respond_to_click(self) -> None:
         self._respond()
         if self.error is not None:  # its frames would keep the model's tensors alive
             self.error = self.error.with_traceback(None)
@@ -80,9 +89,9 @@ class Playground(Panel):
     def _respond(self) -> str:
         """Answer what stands in the panel; what goes wrong is written there, and kept."""
         answer, self.error, start = "", None, time.perf_counter()
-        with self._busy():
+        with self._busy() as guard:
             try:
-                with closing(self._answers()) as answers:
+                with closing(self._answers(guard)) as answers:
                     for answer in answers:
                         self.answer.value = panel_html.block(answer)
                 self.status.value = f"{time.perf_counter() - start:.1f} s, {self.how()}"
@@ -96,16 +105,17 @@ class Playground(Panel):
         return answer
 
     @contextmanager
-    def _busy(self) -> Iterator[None]:
+    def _busy(self) -> Iterator[InterruptGuard]:
         self.earlier.value = "".join(panel_html.turn(*turn) for turn in reversed(self.history))
         self.answer.value, self.status.value = "", "answering …"
         self.run.disabled = True
         try:
-            yield
+            with InterruptGuard() as guard:
+                yield guard
         finally:
             self.run.disabled = False
 
-    def _answers(self) -> Iterator[str]:
+    def _answers(self, guard: InterruptGuard) -> Iterator[str]:
         """The answer so far, not oftener than a browser shows it, and last the whole of it."""
         if not self.instruction.value.strip():
             raise ValueError("the instruction is empty: say what the model is to do")
@@ -118,6 +128,9 @@ class Playground(Panel):
                 if time.perf_counter() - shown >= PAUSE:
                     yield text
                     shown = time.perf_counter()
+                if guard.stop:
+                    yield text
+                    raise KeyboardInterrupt
         yield text
 
     def _adapter_as_switched(self) -> Any:

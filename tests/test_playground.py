@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import re
+import signal
+import threading
 from types import SimpleNamespace
+from unittest.mock import ANY
 
 import peft
 import pytest
@@ -61,14 +65,17 @@ def panel(model, tokenizer):
 
 @pytest.fixture
 def pieces(monkeypatch):
-    """Stands in for the stream: yields the pieces, raises what is an error among them."""
+    """Stands in for the stream: yields the texts, raises the errors, calls what can be called."""
     listed: list = []
 
     def scripted(*args, **settings):
         for piece in listed:
             if isinstance(piece, BaseException):
                 raise piece
-            yield piece
+            if callable(piece):
+                piece()
+            else:
+                yield piece
 
     monkeypatch.setattr(playground, "stream", scripted)
     monkeypatch.setattr(playground, "PAUSE", 0.0)
@@ -163,8 +170,15 @@ def test_the_button_is_disabled_while_the_model_answers(panel, pieces):
     panel.answer.observe(lambda change: states.append(panel.run.disabled), "value")
     panel.status.observe(lambda change: states.append(change.new), "value")
     panel.run.click()
-    assert states[:3] == ["answering …", True, True]
+    assert states == ["waiting for the cell that is running …", "answering …", True, True, ANY]
     assert panel.run.disabled is False
+
+
+def test_a_second_click_while_the_button_is_disabled_asks_nothing(panel, pieces):
+    pieces += ["a"]
+    panel.answer.observe(lambda change: panel.run.click(), "value")
+    panel.run.click()
+    assert len(panel.history) == 1
 
 
 def test_an_error_is_one_line_in_the_panel_and_the_panel_goes_on(panel, pieces):
@@ -197,13 +211,35 @@ def test_an_empty_instruction_never_reaches_the_model(panel, pieces):
 
 
 def test_an_interrupt_keeps_the_answer_so_far(panel, pieces):
-    pieces += ["half", KeyboardInterrupt()]
+    before = signal.getsignal(signal.SIGINT)
+    pieces += ["ha", lambda: signal.raise_signal(signal.SIGINT), "lf", " and more"]
     panel.run.click()
     assert shown(panel.answer) == "half"
     assert panel.status.value.startswith("interrupted")
-    assert panel.run.disabled is False
+    assert panel.run.disabled is False and not panel.history
     with pytest.raises(KeyboardInterrupt):
         panel.ask("x")
+    assert shown(panel.answer) == "half"
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_click_in_another_thread_is_answered_on_the_main_thread(model, tokenizer, pieces):
+    threads = []
+    pieces += [lambda: threads.append(threading.current_thread()), "late"]
+
+    async def notebook() -> Playground:
+        panel = Playground(model, tokenizer)
+        click = threading.Thread(target=panel.run.click)
+        click.start()
+        click.join()  # the cell goes on: nothing is answered yet
+        assert (panel.run.disabled, panel.answer.value) == (True, "")
+        assert panel.status.value.startswith("waiting for the cell")
+        await asyncio.sleep(0)
+        return panel
+
+    panel = asyncio.run(notebook())
+    assert threads == [threading.main_thread()]
+    assert shown(panel.answer) == "late" and panel.run.disabled is False
 
 
 def test_a_model_in_training_mode_answers_without_dropout_and_stays_in_it(panel, model):

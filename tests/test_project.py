@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 MODULES = sorted((ROOT / "loraglm_helpers").rglob("*.py"))
-IMPORT_NAMES = {"pytest-benchmark": "pytest_benchmark", "ipython": "IPython"}
+IMPORT_NAMES = {"pytest-benchmark": "pytest_benchmark", "ipython": "IPython", "pillow": "PIL"}
 
 
 def lines(name: str) -> list[str]:

@@ -3,7 +3,7 @@
     example      [ triples 三元组          ▾ ]     fills in the two texts
     instruction  [                           ]
     input        [                           ]
-    decoding     [greedy|sampled]
+    [greedy|sampled]
     temperature ─o─  top-p ─o─  seed [ ]           only where answers are sampled
     new tokens ─o─
     [ Run ]  adapter [x]  seconds                  the switch only where there is an adapter
@@ -74,9 +74,7 @@ class Panel:
 
     def _make_settings(self) -> None:
         self.decoding = widgets.ToggleButtons(
-            options=["greedy", "sampled"],
-            description="decoding",
-            style=LABEL | {"button_width": "90px"},
+            options=["greedy", "sampled"], style={"button_width": "90px"}
         )
         self.temperature = _slider("temperature", 1.0, 0.1, 2.0)
         self.top_p = _slider("top-p", 0.9, 0.05, 1.0)

@@ -94,7 +94,8 @@ class Playground(Panel):
                 with closing(self._answers(guard)) as answers:
                     for answer in answers:
                         self.answer.value = panel_html.block(answer)
-                self.status.value = f"{time.perf_counter() - start:.1f} s, {self.how()}"
+                empty = "" if answer else "; the answer is empty"
+                self.status.value = f"{time.perf_counter() - start:.1f} s, {self.how()}{empty}"
                 turn = Turn(self.instruction.value, self.input.value, answer, self.how())
                 self.history.append(turn)
             except KeyboardInterrupt as error:

@@ -24,6 +24,9 @@ import torch
 from tiny_tokenizer import train_tokenizer
 from transformers import GlmConfig, GlmForCausalLM
 
+playwright_api = pytest.importorskip(
+    "playwright.sync_api", reason='no Playwright: pip install -e ".[browser]"'
+)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
     "--no-sandbox",
@@ -122,8 +125,7 @@ def _wait_for(url: str, server: subprocess.Popen, log: Path, seconds: float = 40
 @contextmanager
 def page_at(url: str):
     """The page in Chromium, once its notebook has a kernel."""
-    api = pytest.importorskip("playwright.sync_api", reason='no Playwright: extra "browser"')
-    with api.sync_playwright() as playwright:
+    with playwright_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1100, "height": 900})
         page.set_default_timeout(PATIENCE)

@@ -195,6 +195,12 @@ def test_an_error_is_one_line_in_the_panel_and_the_panel_goes_on(panel, pieces):
     assert panel.error is None
 
 
+def test_an_empty_answer_is_said_to_be_empty(panel, pieces):
+    assert panel.ask("x") == ""
+    assert panel.status.value.endswith("s, greedy; the answer is empty")
+    assert panel.history[-1].answer == ""
+
+
 def test_ask_raises_what_the_panel_shows(panel, pieces):
     pieces += [ValueError("no such thing")]
     with pytest.raises(ValueError, match="no such thing"):

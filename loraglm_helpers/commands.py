@@ -145,6 +145,12 @@ def _answer_settings(args: Namespace) -> FineTuneConfig:
     config = config.replace(**{name: value for name, value in asked.items() if value})
     if problem := layout_problem(config.layout, own):
         print(f"note: {problem}", file=sys.stderr)
+    if config.quantization != "none":
+        print(
+            f"note: the adapter was trained on a {config.quantization} base; the answers are those "
+            "on the unpacked base, as of a merged model",
+            file=sys.stderr,
+        )
     return config
 
 

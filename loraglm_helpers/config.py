@@ -75,7 +75,7 @@ class FineTuneConfig:
 
     # Numbers and memory
     precision: str = "auto"  # fp32 | bf16 | fp16; auto: what the device does best
-    quantization: str = "none"  # 8bit | 4bit: base weights on NVIDIA GPUs
+    quantization: str = "none"  # 8bit | 4bit: base weights, packed by bitsandbytes
     gradient_checkpointing: bool = False  # recompute activations: less memory, a third more time
     device: str = "auto"  # cpu, cuda, cuda:1, mps
     rope: str = "auto"  # what rope_ratio in the checkpoint means: theta | positions
@@ -196,4 +196,11 @@ def _check_together(config: FineTuneConfig) -> None:
         raise ConfigError(
             f"quantization is {config.quantization!r} without use_lora or use_ptuning; packed "
             "weights cannot be trained themselves: set one of the two to true"
+        )
+    starts = {"8bit": ("dora", "pissa"), "4bit": ("pissa",)}.get(config.quantization, ())
+    if config.use_lora and config.adapter_kind in starts:
+        raise ConfigError(
+            f"adapter_kind is {config.adapter_kind!r} with quantization {config.quantization!r}; "
+            "it starts from unpacked weights: set adapter_kind to lora or rslora, or quantization "
+            "to none"
         )

@@ -89,9 +89,10 @@ def no_bf16(env: Environment) -> str | None:
 
 
 def quantizer_without_gpu(env: Environment) -> str | None:
-    """bitsandbytes is installed where its 8-bit and 4-bit layers cannot run."""
-    found = "bitsandbytes" in env.versions and not env.gpus
-    return "bitsandbytes without an NVIDIA GPU" if found else None
+    """A bitsandbytes whose 8-bit and 4-bit layers are not known to train on a CPU."""
+    version = env.versions.get("bitsandbytes", "0.50")
+    old = Version(version) < Version("0.50") and not env.gpus
+    return f"bitsandbytes {version} without an NVIDIA GPU" if old else None
 
 
 KNOWN_BAD = (
@@ -152,7 +153,7 @@ KNOWN_BAD = (
         quantizer_without_gpu,
         "it warns that it was compiled without GPU support, and 8-bit or 4-bit loading stops",
         "zjunlp/DeepKE#503",
-        "leave quantization=none here",
+        "pip install -U bitsandbytes (0.50 runs on CPUs as well), or leave quantization=none here",
         grave=False,
     ),
 )

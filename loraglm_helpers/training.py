@@ -23,7 +23,7 @@ from .loop import Loop
 from .lora import attach_adapter
 from .precision import Precision, choose_precision
 from .processes import Processes
-from .quantize import quantize
+from .quantize import quantize, require_bitsandbytes
 from .run_state import ResumeError
 from .steps import batch_loss, reuse_memory
 
@@ -58,13 +58,15 @@ def train(
     ``save_dir`` gets ``best/``, ``last/`` and ``history.json``. With ``resume`` a run that has
     a ``last/`` there goes on after its last saved step, on a CPU bit for bit as if it had never
     stopped. The first Ctrl-C ends the run after its step, saves, and returns the history.
-    Raises TrainingError (loss not finite, out of memory) and ResumeError; warns (LayoutWarning)
+    Raises TrainingError (loss not finite, out of memory), QuantizationError (before anything is
+    read) and ResumeError; warns (LayoutWarning)
     when the layout is not the checkpoint's own.
     """
     processes = Processes(config.device)
     if processes.device.type == "cpu":
         reuse_memory()
     precision = Precision(processes.device, choose_precision(config.precision, processes.device))
+    require_bitsandbytes(config.quantization, precision.device)
     tokenizer = tokenizer or _tokenizer(config)
     given = (train_rows, config.train_path), (dev_rows, config.dev_path)
     train_examples, dev_examples = (
@@ -95,7 +97,10 @@ def _model(config: Any, precision: Precision) -> Any:
     from .checkpoints import load_glm
     from .config import repo_path
 
-    return load_glm(repo_path(config.pre_model), dtype=precision.dtype, rope=config.rope)
+    # A base that will be packed is read on the CPU: it may not fit on the device before.
+    device = precision.device if config.quantization == "none" else "cpu"
+    path = repo_path(config.pre_model)
+    return load_glm(path, dtype=precision.dtype, device=device, rope=config.rope)
 
 
 def _tokenizer(config: Any) -> Any:

@@ -20,7 +20,7 @@ def test_none_packs_nothing():
 
 def test_without_bitsandbytes_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(QuantizationError, match=r"'4bit'.*loraglm-helpers\[gpu\]"):
+    with pytest.raises(QuantizationError, match=r"'4bit'.*pip install bitsandbytes"):
         quantize(tiny(), "4bit", CPU)
 
 

@@ -8,7 +8,8 @@ Every example has a part A (seen) and a part B (the only tokens with a loss):
     blanks         passage with [MASK] or [sMASK]       -> the blanks' text, `sop` between them
     rest           the beginning of a text, [gMASK]     -> its end
     shapes         passage + a shape                    -> the facts in that shape
-    topics         words of one topic + two groups      -> the group they belong to
+    topics         words of one topic + groups          -> the group they belong to
+    headings       texts under headings, one blank      -> the heading
 
 in one of two layouts: `glm` puts the mask and `sop` between A and B, `chatglm2` puts `[gMASK] sop`
 in front of A. A blank is drawn where the rest of A decides it whenever that is possible.
@@ -39,6 +40,9 @@ _ASK = {
         "Read this. {p}\nNow tell me: {q}\n", "{p} ({q}) ",
     ),
 }  # fmt: skip
+
+
+_HEADING = (("【", "】"), ("", "｜"), ("# ", "\n"), ("〔", "版〕"), ("", "："), ("— ", " —"), ("[", "] "))
 
 
 @dataclass(frozen=True)
@@ -95,10 +99,11 @@ class Objectives:
         """
         word = rng.sample(self.pieces[: self.alphabet], rng.randint(8, 32))
         turns = []
-        for _ in range(rng.randint(1, 3)):
+        for _ in range(rng.randint(1, 6)):
             start = rng.randrange(len(word) - 4)
             middle = start + rng.randint(1, 2)
-            turns.append(([self.mask, *word[start:middle]], word[middle : middle + 4][:3]))
+            end = middle + rng.randint(2, 5)
+            turns.append(([self.mask, *word[start:middle]], word[middle:end]))
         return Blank(word + turns[0][0], turns[0][1], masked=True, more=tuple(turns[1:]))
 
     def passage(self, rng: random.Random, **kwargs: Any) -> world.Passage:
@@ -112,9 +117,9 @@ class Objectives:
     def questions(
         self, rng: random.Random, most_facts: tuple[int, ...] = (1, 2, 3, 4, 6), **settings: Any
     ) -> Blank:
-        """1–4 questions on one passage; the first with the passage, each with its answer."""
+        """Every fact of a passage asked for, in any order; the first with the passage."""
         passage = self.passage(rng, most_facts=rng.choice(most_facts), **settings)
-        facts = rng.sample(passage.facts, min(len(passage.facts), rng.randint(1, 4)))
+        facts = rng.sample(passage.facts, len(passage.facts))
         form = rng.choice(_ASK[passage.language])
         texts = [form.replace("{q}", facts[0].question()).replace("{p}", passage.text)]
         texts += [f"\n{fact.question()}" for fact in facts[1:]]
@@ -170,15 +175,12 @@ class Objectives:
         return kept
 
     def rest(self, rng: random.Random) -> Blank:
-        """A text cut anywhere after its first sentence's first tokens; B is all that follows."""
+        """A sentence or several about one thing, cut anywhere; B is all that follows the cut."""
         language = "zh" if rng.random() < 0.75 else "en"
-        if rng.random() < 0.5:
-            entity = world.new_entity(language, self.split, rng)
-            told, _ = world.sentences_about(entity, rng.randint(3, 8), rng, repeat=True)
-        else:
-            told = list(self.passage(rng, most_facts=4).sentences)
-        text = (" " if language == "en" else "").join(told)
-        ids = self.ids(text)
+        entity = world.new_entity(language, self.split, rng)
+        told, _ = world.sentences_about(entity, rng.randint(3, 8), rng, repeat=True)
+        told = told[: rng.choice((1, 1, 2, 8))]
+        ids = self.ids((" " if language == "en" else "").join(told))
         cut = rng.randint(min(3, len(ids) - 1), max(3, len(ids) - 1))
         return Blank(ids[:cut], ids[cut:])
 
@@ -205,6 +207,33 @@ class Objectives:
         rng.shuffle(groups)
         listed = " | ".join("，".join(g) for g in groups)
         return Blank(self.ids(f"{'，'.join(seen)} ∈ {listed}\n"), self.ids("，".join(answer)))
+
+    def headings(self, rng: random.Random) -> Blank:
+        """1–4 short texts of a newspaper, each under its section's heading; one heading is blank.
+
+        The other headings may name the section as well, so both the text and the page tell it.
+        """
+        language = "zh" if rng.random() < 0.7 else "en"
+        sections = read_sections(f"{language}_topics")
+        names = [s.removeprefix("pretrain.") for s in sections if s.startswith("pretrain.")]
+        left, right = rng.choice(_HEADING)
+        pieces: list[list[int]] = []
+        topics = rng.choices(names, k=rng.randint(1, 4))
+        gone = rng.randrange(len(topics))
+        for index, topic in enumerate(topics):
+            lines = rng.sample(sections[f"pretrain.{topic}"], rng.choice((1, 1, 2)))
+            texts = [world.fill(line, None, language, self.split, rng) for line in lines]
+            if rng.random() < 0.25:
+                texts.insert(rng.randint(0, len(texts)), world.noise(language, self.split, rng))
+            text = (" " if language == "en" else "").join(texts)
+            heading = [self.mask] if index == gone else self.ids(topic)
+            marked = [*self.ids(left), *heading, *self.ids(right)]
+            body = self.ids(text)
+            above = rng.random() < 0.5 if len(topics) == 1 else True
+            pieces.append([*marked, *body] if above else [*body, *marked])
+        newline = self.ids("\n")
+        part_a = sum(([*piece, *newline] for piece in pieces[:-1]), []) + pieces[-1]
+        return Blank(part_a, self.ids(topics[gone]), masked=True)
 
     def draw(self, mixture: dict[str, float], rng: random.Random) -> Example:
         """One example of an objective drawn by the weights of `mixture`, in a random layout."""

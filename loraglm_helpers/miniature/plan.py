@@ -8,24 +8,40 @@ from transformers import GlmConfig
 
 Mixture = dict[str, float]
 
-# Copying comes first: nothing else is learnt from a passage before a name can be carried over. Over
-# the whole vocabulary at once it does not appear in 0.8 M tokens; over 256 pieces it does in 0.4 M,
-# and from there each four times larger alphabet takes 0.2 M more.
+
+@dataclass(frozen=True)
+class Stage:
+    """What is learnt until a share of the tokens (counted after copying), and in which steps."""
+
+    until: float
+    tokens_per_step: int
+    mixture: Mixture
+
+
+# Copying comes first: nothing else is learnt from a passage before a name can be carried over. A
+# small alphabet shows the trick sooner; then the alphabet grows fourfold at a time.
 FIRST_ALPHABET, GROWTH = 256, 4
-LEARNT, FLUENT = 1.0, 0.15  # mean loss at which the alphabet grows; at which the stage ends
-COPYING_ONLY: Mixture = {"copying": 1.0}
-# (share of the tokens after copying up to which they hold, weights of the objectives). The rest of
-# a text is left out at first: what nobody can foresee in it drowns the signal.
-STAGES: tuple[tuple[float, Mixture], ...] = (
-    (
-        0.40,
-        {"copying": 0.07, "induction": 0.13, "short_questions": 0.35, "questions": 0.30}
-        | {"topics": 0.05, "blanks": 0.04, "shapes": 0.06},
+LEARNT, FLUENT = 1.0, 0.25  # mean loss at which the alphabet grows; at which the stage ends
+COPYING = Stage(0.0, 1024, {"copying": 0.6, "induction": 0.4})
+STAGES: tuple[Stage, ...] = (
+    # The rest of a text is left out at first: what nobody can foresee in it drowns the signal.
+    Stage(
+        0.12,
+        4096,
+        {"copying": 0.10, "induction": 0.15, "short_questions": 0.45, "questions": 0.20}
+        | {"headings": 0.05, "topics": 0.05},
     ),
-    (
+    Stage(
+        0.45,
+        4096,
+        {"copying": 0.03, "induction": 0.07, "short_questions": 0.15, "questions": 0.30}
+        | {"headings": 0.08, "topics": 0.03, "blanks": 0.08, "shapes": 0.26},
+    ),
+    Stage(
         1.0,
-        {"copying": 0.03, "induction": 0.05, "questions": 0.30, "topics": 0.07}
-        | {"blanks": 0.12, "shapes": 0.37, "rest": 0.06},
+        8192,
+        {"copying": 0.02, "induction": 0.03, "short_questions": 0.08, "questions": 0.24}
+        | {"headings": 0.10, "topics": 0.03, "blanks": 0.10, "shapes": 0.30, "rest": 0.10},
     ),
 )
 
@@ -36,18 +52,19 @@ class PretrainConfig:
 
     hidden_size: int = 256
     layers: int = 6
-    heads: int = 8
+    heads: int = 4
     groups: int = 2
+    head_dim: int = 64
     intermediate_size: int = 704
-    tokens: int = 10_000_000
-    tokens_per_step: int = 2048
-    learning_rate: float = 2e-3  # while copying is learnt
-    fluent_rate: float = 6e-4  # afterwards
+    tokens: int = 30_000_000
+    learning_rate: float = 4e-3  # of Muon, for the layers' matrices
+    embedding_rate: float = 2e-3  # of AdamW, for all the rest
     warmup_steps: int = 50
-    decay_share: float = 0.48
+    decay_share: float = 0.65
     weight_decay: float = 0.05
     seed: int = 0
     autocast: bool = True  # bfloat16 products: twice as fast where the CPU has them
+    compiled: bool = True  # needs a C++ compiler
 
     def shape(self, vocab_size: int) -> GlmConfig:
         """The ChatGLM2 architecture at this size, every field named."""
@@ -58,7 +75,7 @@ class PretrainConfig:
             num_hidden_layers=self.layers,
             num_attention_heads=self.heads,
             num_key_value_heads=self.groups,
-            head_dim=self.hidden_size // self.heads,
+            head_dim=self.head_dim,
             max_position_embeddings=2048,
             rms_norm_eps=1e-5,
             attention_bias=True,
@@ -75,19 +92,16 @@ class PretrainConfig:
         )
 
 
-def learning_rate(config: PretrainConfig, step: int, tokens: int, fluent: bool) -> float:
-    """Warm-up by steps, constant, lower once copying is fluent, at last linear to zero.
-
-    Questions have few target tokens a step, so their gradients are noisy: at 2e-3 and 1e-3 they
-    wiped copying out (loss 0.2 -> 4.0 and 2.0 within 0.6 M tokens), at 6e-4 it stayed below 0.5.
-    """
+def rate_factor(config: PretrainConfig, step: int, tokens: int) -> float:
+    """Share of the learning rates: warm-up by steps, constant, at last linear to zero."""
     warm = min(1.0, (step + 1) / config.warmup_steps)
     left = (config.tokens - tokens) / (config.decay_share * config.tokens)
-    peak = config.fluent_rate if fluent else config.learning_rate
-    return peak * warm * max(0.0, min(1.0, left))
+    return warm * max(0.0, min(1.0, left))
 
 
-def mixture_at(config: PretrainConfig, tokens: int, fluent_at: int) -> Mixture:
-    """The objectives' weights after `tokens`, of which `fluent_at` went into copying."""
+def stage_at(config: PretrainConfig, tokens: int, fluent_at: int | None) -> Stage:
+    """The stage after `tokens`, of which `fluent_at` went into copying (None: not fluent yet)."""
+    if fluent_at is None:
+        return COPYING
     share = (tokens - fluent_at) / max(1, config.tokens - fluent_at)
-    return next((mixture for until, mixture in STAGES if share < until), STAGES[-1][1])
+    return next((stage for stage in STAGES if share < stage.until), STAGES[-1])

@@ -56,11 +56,11 @@ class PretrainConfig:
     groups: int = 2
     head_dim: int = 64
     intermediate_size: int = 704
-    tokens: int = 28_000_000
+    tokens: int = 23_000_000
     learning_rate: float = 4e-3  # of Muon, for the layers' matrices
     embedding_rate: float = 2e-3  # of AdamW, for all the rest
     warmup_steps: int = 50
-    decay_share: float = 0.65
+    decay_share: float = 0.76
     weight_decay: float = 0.05
     tied: bool = True  # one matrix for the input and the output embedding, while training
     muon: bool = True  # else AdamW trains the layers' matrices too

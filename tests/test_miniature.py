@@ -13,7 +13,14 @@ import torch
 
 from loraglm_helpers.miniature import names, shapes, tasks, world
 from loraglm_helpers.miniature.objectives import Blank, Objectives
-from loraglm_helpers.miniature.plan import COPYING, STAGES, PretrainConfig, rate_factor, stage_at
+from loraglm_helpers.miniature.plan import (
+    COPYING,
+    FINISH,
+    STAGES,
+    PretrainConfig,
+    rate_factor,
+    stage_at,
+)
 from loraglm_helpers.miniature.pools import read_sections
 from loraglm_helpers.miniature.pretraining import pretrain
 from loraglm_helpers.miniature.schema import KINDS, relations_of
@@ -29,6 +36,7 @@ TINY = PretrainConfig(
     head_dim=16,
     intermediate_size=64,
     tokens=4000,
+    finish_tokens=0,
     compiled=False,
 )
 
@@ -52,6 +60,14 @@ def test_a_name_has_one_split():
     for split in names.SPLITS:
         drawn = {names.draw("person", "zh", split, rng) for _ in range(50)}
         assert {names.split_of(name) for name in drawn} == {split}
+
+
+def test_new_names_stand_in_known_patterns():
+    rng = random.Random(4)
+    entity = world.new_entity("zh", names.NEW_NAMES, rng)
+    assert names.split_of(entity.name) == "probe"
+    known = world.patterns("zh", entity.kind, "pretrain")
+    assert world.patterns("zh", entity.kind, names.NEW_NAMES) == known
 
 
 @pytest.mark.parametrize("language", ["zh", "en"])
@@ -155,15 +171,23 @@ def test_schedule():
     assert rate_factor(config, 4, 100) == pytest.approx(0.5)
     assert rate_factor(config, 50, 400) == 1.0
     assert rate_factor(config, 50, 750) == pytest.approx(0.5)
-    assert rate_factor(config, 50, 1000) == 0.0
+    assert rate_factor(config, 50, 999) == pytest.approx(0.002)
+
+
+def test_the_finish_has_a_rate_of_its_own():
+    config = PretrainConfig(tokens=1000, finish_tokens=1000, finish_rate=0.5)
+    assert rate_factor(config, 50, 1000) == pytest.approx(0.025)
+    assert rate_factor(config, 50, 1500) == pytest.approx(0.25)
+    assert rate_factor(config, 50, 2000) == 0.0
+    assert stage_at(config, 1000, 100) is FINISH
 
 
 def test_stages_follow_one_another():
     config = PretrainConfig(tokens=1100)
     assert stage_at(config, 100, 100) is STAGES[0]
-    assert stage_at(config, 1099, 100) is stage_at(config, 1200, 100) is STAGES[-1]
+    assert stage_at(config, 1099, 100) is STAGES[-1]
     assert [stage.until for stage in STAGES] == sorted({stage.until for stage in STAGES})
-    names = {name for stage in (COPYING, *STAGES) for name in stage.mixture}
+    names = {name for stage in (COPYING, *STAGES, FINISH) for name in stage.mixture}
     assert all(callable(getattr(Objectives, name)) for name in names)
 
 
@@ -172,8 +196,10 @@ def test_a_heading_is_the_topic_of_its_text(tokenizer):
     sections = {**read_sections("zh_topics"), **read_sections("en_topics")}
     for _ in range(30):
         blank = objectives.headings(rng)
-        topic = tokenizer.decode(blank.part_b)
-        assert f"pretrain.{topic}" in sections and blank.part_a.count(objectives.mask) == 1
+        parts = "".join(map(chr, blank.part_b)).split(chr(objectives.sop))
+        topics = [tokenizer.decode(list(map(ord, part))) for part in parts]
+        assert all(f"pretrain.{topic}" in sections for topic in topics)
+        assert blank.part_a.count(objectives.mask) == len(topics)
 
 
 def test_a_stopped_pretraining_goes_on_bit_for_bit(tmp_path):
@@ -189,7 +215,7 @@ def test_a_stopped_pretraining_goes_on_bit_for_bit(tmp_path):
 def test_two_processes_train_one_model(tmp_path):
     """Each holds the momentum of its own matrices; a checkpoint serves any number of them."""
     changes = {"hidden_size": 32, "layers": 2, "heads": 2, "groups": 1, "head_dim": 16}
-    changes |= {"intermediate_size": 64, "tokens": 3000, "compiled": False}
+    changes |= {"intermediate_size": 64, "tokens": 3000, "finish_tokens": 0, "compiled": False}
     train_tokenizer(tmp_path, passages=60)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--rdzv-endpoint", "localhost:0", "--rdzv-backend", "c10d"]

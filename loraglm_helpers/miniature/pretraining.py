@@ -279,7 +279,8 @@ def pretrain(
         elapsed = time.monotonic() - start
         here.seconds = before + elapsed
         late = minutes is not None and elapsed > minutes * 60
-        done = bool(run.processes.sum([here.tokens >= config.tokens or late])[0])
+        spent = here.tokens >= config.tokens + config.finish_tokens
+        done = bool(run.processes.sum([spent or late])[0])
         if here.tokens // record_every > recorded or done:
             record = run.record(questions)
             run.save()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .batches import evaluation_batches, share
+from .batches import evaluation_batches, lengths_of, share
 from .precision import Precision, choose_precision
 from .sequences import Example, build_examples, collate
 from .steps import batch_loss
@@ -69,7 +69,7 @@ def evaluate_loss(
 
 def _own_batches(examples: Sequence[Example], processes: Any) -> Iterator[list[Example]]:
     """This process's share of each evaluation batch; nothing for a batch it has no share of."""
-    lengths = [len(example.input_ids) for example in examples]
+    lengths = lengths_of(examples)
     rank, count = (processes.rank, processes.count) if processes else (0, 1)
     for batch in evaluation_batches(lengths, EVALUATION_TOKENS):
         if mine := share(batch, lengths, rank, count):

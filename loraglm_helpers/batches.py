@@ -25,7 +25,8 @@ Step = list[list[int]]  # batches of example numbers
 
 def target_count(example: Example) -> int:
     """Tokens of an example that carry loss; its first token never does."""
-    return sum(label != IGNORED for label in example.labels[1:])
+    labels = example.labels[1:]
+    return len(labels) - labels.count(IGNORED)
 
 
 def lengths_of(examples: Sequence[Example]) -> Sequence[int]:

@@ -30,7 +30,7 @@ from .token_cache_key import TokenCacheError, file_hash, key_of, made_from
 from .token_cache_writer import FACTS, IDS, INDEX, LABELS, write_cache
 
 __all__ = ["TokenCache", "TokenCacheError", "TokenCacheWarning", "cached_examples"]
-READS = 4096  # so many reads touch at most a few hundred MB; then the pages are given back
+READS = 1024  # after so many the pages are given back: a read touches 64 KB and more of them
 
 
 class TokenCacheWarning(UserWarning):

@@ -53,16 +53,15 @@ def train(
     """Fine-tune as ``config`` (a FineTuneConfig) says; returns what was recorded.
 
     Model, tokenizer and rows are read from the config's paths where they are not given. A given
-    model is trained in place: it gets the adapter, unless it has one already. With
-    ``config.token_cache`` rows that are read from files are tokenised once, on disk.
+    model is trained in place: it gets the adapter, unless it has one already. Files of rows are
+    tokenised once where ``config.token_cache`` is set.
     ``callbacks`` are called as ``callback(event, state)`` with the events "start", "step",
     "log", "evaluate", "save" and "end"; one that sets ``state.stop = True`` ends the run.
     ``save_dir`` gets ``best/``, ``last/`` and ``history.json``. With ``resume`` a run that has
     a ``last/`` there goes on after its last saved step, on a CPU bit for bit as if it had never
     stopped. The first Ctrl-C ends the run after its step, saves, and returns the history.
     Raises TrainingError (loss not finite, out of memory), QuantizationError (before anything is
-    read) and ResumeError; warns (LayoutWarning)
-    when the layout is not the checkpoint's own.
+    read) and ResumeError; warns (LayoutWarning) when the layout is not the checkpoint's own.
     """
     processes = Processes(config.device)
     if processes.device.type == "cpu":

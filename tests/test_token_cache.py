@@ -15,6 +15,7 @@ import pytest
 import torch
 from tiny_tokenizer import train_tokenizer
 from tiny_training import make_config, rows, stop_at, tiny, weights
+from tokenizers import AddedToken
 
 from loraglm_helpers import token_cache, token_cache_key, token_cache_writer
 from loraglm_helpers.data import DataError, read_rows
@@ -180,8 +181,10 @@ def test_earlier_calls_of_the_tokenizer_do_not_change_the_key(tokenizer):
 
 def test_added_tokens_are_in_the_cache(config, data, tokenizer):
     grown = load_tokenizer(tokenizer.sentencepiece_file.parent)
-    grown.add_tokens(["白石大学"])
-    assert list(make_examples(data, grown, config)) == make_examples(read_rows(data), grown, config)
+    grown.add_tokens([AddedToken("白石大学", normalized=False)])
+    cached = make_examples(data, grown, config)
+    assert list(cached) == make_examples(read_rows(data), grown, config)
+    assert len(grown) - 1 in cached[-1].input_ids
 
 
 def test_other_rows_are_another_cache_and_the_old_one_stays(config, data, tokenizer):

@@ -27,6 +27,7 @@ from .adapters import export_adapter, import_adapter
 from .locate import NotFoundHere, local_folder
 from .official_config import CheckpointError, is_official, native_config, official_config
 from .official_weights import load_official, save_weights
+from .templates import save_template
 from .weight_files import copy_file, read_json, write_json
 
 __all__ = ["CheckpointError", "export_adapter", "import_adapter", "load_glm", "save_official"]
@@ -72,7 +73,8 @@ def save_official(
     """Write a GlmForCausalLM in the official ChatGLM layout, in its own dtype; returns the folder.
 
     Official weight names in safetensors (shards above ``max_shard_size``), config.json with the
-    official keys, and tokenizer.model where ``tokenizer`` came from one (None: no tokenizer).
+    official keys, and tokenizer.model where ``tokenizer`` came from one (None: no tokenizer), with
+    its chat template if it has one.
     The configuration is written last. Raises CheckpointError for other model classes.
     """
     if not isinstance(model, GlmForCausalLM):
@@ -170,7 +172,7 @@ def _generation_config(folder: Path, model: PreTrainedModel, name: str) -> Gener
 
 
 def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """tokenizer.model copied from where the tokenizer was read, else transformers' own files."""
+    """tokenizer.model copied from where it was read, and the template; else transformers' files."""
     if tokenizer is None:
         return
     source = getattr(tokenizer, "sentencepiece_file", None)
@@ -178,5 +180,6 @@ def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
     elif Path(source).is_file():
         copy_file(Path(source), folder / "tokenizer.model")
+        save_template(tokenizer, folder)
     else:
         raise CheckpointError(f"{source}: gone; load the tokenizer again from a folder that has it")

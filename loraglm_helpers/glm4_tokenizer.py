@@ -59,7 +59,6 @@ def from_ranks(folder: Path) -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
         padding_side="left",
         model_input_names=["input_ids", "attention_mask"],
-        chat_template=settings.get("chat_template"),
     )
 
 

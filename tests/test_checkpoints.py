@@ -16,6 +16,7 @@ from transformers.models.auto.configuration_auto import AutoConfig
 
 from loraglm_helpers import locate
 from loraglm_helpers.checkpoints import CheckpointError, load_glm, save_official
+from loraglm_helpers.conversion import convert_model
 from loraglm_helpers.locate import local_folder
 from loraglm_helpers.mapping import FusedRows, weight_table
 from loraglm_helpers.official_config import is_official, native_config, official_config
@@ -306,6 +307,17 @@ def test_the_tokenizer_comes_along(tiny, tmp_path):
     fast = load_tokenizer(tmp_path / "fast")
     second = save_official(load_glm(tiny, device="cpu"), fast, tmp_path / "second")
     assert load_tokenizer(second).encode("贷款 [gMASK]") == tokenizer.encode("贷款 [gMASK]")
+
+
+def test_a_chat_template_goes_along_in_both_directions(tiny, tmp_path):
+    tokenizer = load_tokenizer(train_tokenizer(tmp_path / "tok").parent)
+    tokenizer.chat_template = template = "{{ messages }}"
+    official = save_official(load_glm(tiny, device="cpu"), tokenizer, tmp_path / "official")
+    assert load_tokenizer(official).chat_template == template
+    native = convert_model(official, "native", tmp_path / "native")
+    assert load_tokenizer(native).chat_template == template
+    back = convert_model(native, "official", tmp_path / "back")
+    assert load_tokenizer(back).chat_template == template
 
 
 def test_saving_needs_a_merged_glm(tiny, tmp_path):

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tiny_tokenizer import CORPUS, train_tokenizer
 
+from loraglm_helpers.chatglm_tokenizer import SPECIAL_TOKENS, read_pieces
 from loraglm_helpers.settled import BROKEN, settled_text
-from loraglm_helpers.tokenizer import SPECIAL_TOKENS, load_tokenizer, read_pieces
+from loraglm_helpers.tokenizer import load_tokenizer
 
 # Parts of an answer: whole characters, single bytes of them, and bytes that occur nowhere.
 texts = st.sampled_from(["好", "饕餮", "\U0001f9ea", "é", " x", "a", "年利率", BROKEN, "\n"])

@@ -51,7 +51,7 @@ def from_ranks(folder: Path) -> PreTrainedTokenizerFast:
     backend.post_processor = processors.TemplateProcessing(
         single=[*START, "$A"], special_tokens=[(n, backend.token_to_id(n)) for n in START]
     )
-    return PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         eos_token="<|endoftext|>",
         pad_token="<|endoftext|>",
@@ -60,6 +60,8 @@ def from_ranks(folder: Path) -> PreTrainedTokenizerFast:
         padding_side="left",
         model_input_names=["input_ids", "attention_mask"],
     )
+    tokenizer.published_files = (folder / "tokenizer.model", folder / "tokenizer_config.json")
+    return tokenizer
 
 
 def read_ranks(file: Path) -> dict[bytes, int]:

@@ -25,9 +25,9 @@ def read_template(folder: Path) -> str | None:
 
 
 def save_template(tokenizer: Any, folder: Path) -> None:
-    """Write the tokenizer's template, if it has one, where ``read_template`` finds it first."""
+    """Write the tokenizer's template, unless the folder tells it already."""
     template = tokenizer.chat_template
     if isinstance(template, dict):
         template = template.get("default")
-    if template:
+    if template and template != read_template(folder):
         (folder / FILE).write_text(template, encoding="utf-8")

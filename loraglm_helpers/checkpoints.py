@@ -6,7 +6,7 @@
       next shard …                                               └──> model <┘
 
 No remote code runs: the published Python files are never loaded. At most the model in its dtype
-and one shard are in memory.
+and one shard are in memory (tests/test_memory.py); for native folders see native_weights.py.
 """
 
 from __future__ import annotations

@@ -2,6 +2,10 @@
 
 transformers loads them; what it would leave to random numbers, or report without naming the file,
 is refused here: a file that is cut short, a weight that is missing or has another shape.
+
+transformers maps all shards at once. On a CPU a weight that keeps its dtype stays a part of its
+file; where the dtype changes, the whole files count as memory until loading ends, but as pages of
+the file cache, which the system takes back when it needs them.
 """
 
 from __future__ import annotations

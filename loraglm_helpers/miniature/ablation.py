@@ -72,7 +72,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("data/runs/ablation_copying.json"))
-    parser.add_argument("--tokens", type=int, default=600_000)
+    parser.add_argument("--tokens", type=int, default=400_000)
     parser.add_argument("--every", type=int, default=50_000)
     arguments = parser.parse_args()
     reuse_memory()

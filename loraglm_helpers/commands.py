@@ -48,7 +48,12 @@ def train(args: Namespace) -> int:
     from .progress import TrainingBar
     from .training import train as run
 
-    history = run(config, callbacks=[TrainingBar(SETTINGS)], resume=args.resume)
+    callbacks: list[Any] = [TrainingBar(SETTINGS)]
+    if args.tensorboard:
+        from .tensorboard_log import TensorBoardLog
+
+        callbacks.append(TensorBoardLog(args.tensorboard))
+    history = run(config, callbacks=callbacks, resume=args.resume)
     return 130 if history.stopped == "interrupted" else 0
 
 

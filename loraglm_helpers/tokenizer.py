@@ -12,7 +12,13 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from .chatglm_tokenizer import TokenizerError, from_sentencepiece, is_sentencepiece, read_pieces
+from .chatglm_tokenizer import (
+    SPECIAL_TOKENS,
+    TokenizerError,
+    from_sentencepiece,
+    is_sentencepiece,
+    read_pieces,
+)
 from .glm4_tokenizer import from_ranks
 from .locate import NotFoundHere, local_folder
 from .templates import read_template
@@ -66,7 +72,9 @@ def encode_many(
     """
     file = getattr(tokenizer, "sentencepiece_file", None)
     if file is not None and Path(file).is_file():
-        return read_pieces(file).encode(list(texts), num_threads=threads)
+        pieces = read_pieces(file)
+        if len(tokenizer) == pieces.get_piece_size() + len(SPECIAL_TOKENS):  # no token was added
+            return pieces.encode(list(texts), num_threads=threads)
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()  # a call of ``tokenizer`` sets these three as it needs them
     backend.no_padding()

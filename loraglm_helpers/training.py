@@ -16,6 +16,7 @@ import torch
 
 from .advice import TrainingError
 from .attention import register
+from .config import repo_path
 from .evaluation import evaluate_loss, make_examples, pads
 from .guards import warn_of_layout
 from .history import Callback, History, TrainingState
@@ -52,15 +53,15 @@ def train(
     """Fine-tune as ``config`` (a FineTuneConfig) says; returns what was recorded.
 
     Model, tokenizer and rows are read from the config's paths where they are not given. A given
-    model is trained in place: it gets the adapter, unless it has one already.
+    model is trained in place: it gets the adapter, unless it has one already. Files of rows are
+    tokenised once where ``config.token_cache`` is set.
     ``callbacks`` are called as ``callback(event, state)`` with the events "start", "step",
     "log", "evaluate", "save" and "end"; one that sets ``state.stop = True`` ends the run.
     ``save_dir`` gets ``best/``, ``last/`` and ``history.json``. With ``resume`` a run that has
     a ``last/`` there goes on after its last saved step, on a CPU bit for bit as if it had never
     stopped. The first Ctrl-C ends the run after its step, saves, and returns the history.
     Raises TrainingError (loss not finite, out of memory), QuantizationError (before anything is
-    read) and ResumeError; warns (LayoutWarning)
-    when the layout is not the checkpoint's own.
+    read) and ResumeError; warns (LayoutWarning) when the layout is not the checkpoint's own.
     """
     processes = Processes(config.device)
     if processes.device.type == "cpu":
@@ -70,7 +71,7 @@ def train(
     tokenizer = tokenizer or _tokenizer(config)
     given = (train_rows, config.train_path), (dev_rows, config.dev_path)
     train_examples, dev_examples = (
-        make_examples(_rows(path) if rows is None else rows, tokenizer, config)
+        make_examples(repo_path(path) if rows is None else rows, tokenizer, config)
         for rows, path in given
     )
     torch.manual_seed(config.seed)
@@ -95,7 +96,6 @@ def prepare_model(config: Any, model: Any, precision: Precision) -> Any:
 
 def _model(config: Any, precision: Precision) -> Any:
     from .checkpoints import load_glm
-    from .config import repo_path
 
     # A base that will be packed is read on the CPU: it may not fit on the device before.
     device = precision.device if config.quantization == "none" else "cpu"
@@ -104,14 +104,6 @@ def _model(config: Any, precision: Precision) -> Any:
 
 
 def _tokenizer(config: Any) -> Any:
-    from .config import repo_path
     from .tokenizer import load_tokenizer
 
     return load_tokenizer(repo_path(config.pre_model))
-
-
-def _rows(path: str) -> list[Any]:
-    from .config import repo_path
-    from .data import read_rows
-
-    return read_rows(repo_path(path))

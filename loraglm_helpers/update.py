@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .advice import TrainingError, is_out_of_memory, not_finite, out_of_memory
-from .batches import Step, share, target_count
+from .batches import Step, lengths_of, share, targets_of
 from .evaluation import pads
 from .precision import Precision
 from .processes import Processes
@@ -41,8 +41,7 @@ class Updater:
     ) -> None:
         self.config, self.model, self.examples = config, model, examples
         self.processes, self.precision = processes, precision
-        self.lengths = [len(example.input_ids) for example in examples]
-        self.targets = [target_count(example) for example in examples]
+        self.lengths, self.targets = lengths_of(examples), targets_of(examples)
         self.optimizer = make_optimizer(model, config.learning_rate, config.weight_decay)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.wrapped = processes.wrap(model)

@@ -110,6 +110,7 @@ def test_special_tokens_start_and_chat_template(folder):
     assert encode_many(tokenizer, ["a", "b"]) == [
         tokenizer.encode(text, add_special_tokens=False) for text in ("a", "b")
     ]
+    assert not set(encode_many(tokenizer, ["a<|user|>"])[0]) & set(range(400, 407))
 
 
 def test_saved_tokenizer_reloads(folder, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_tokenizer import CORPUS, train_tokenizer
+from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
 from loraglm_helpers.chatglm_tokenizer import SPECIAL_TOKENS, merges, read_pieces
@@ -72,6 +73,15 @@ def test_many_texts_at_once_have_the_same_ids(pair, batch):
     rebuilt = copy.copy(tokenizer)
     rebuilt.sentencepiece_file = None
     assert encode_many(rebuilt, batch) == expected
+
+
+def test_many_texts_at_once_know_the_tokens_that_were_added(folder):
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_tokens([AddedToken("海城", normalized=False)])
+    assert encode_many(tokenizer, ["在海城</s>"]) == [
+        tokenizer.encode("在海城</s>", add_special_tokens=False)
+    ]
+    assert len(tokenizer) - 1 in encode_many(tokenizer, ["在海城"])[0]
 
 
 @settings(max_examples=150, deadline=None)

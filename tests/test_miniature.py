@@ -160,7 +160,6 @@ def test_schedule():
 
 def test_stages_follow_one_another():
     config = PretrainConfig(tokens=1100)
-    assert stage_at(config, 500, None) is COPYING
     assert stage_at(config, 100, 100) is STAGES[0]
     assert stage_at(config, 1099, 100) is stage_at(config, 1200, 100) is STAGES[-1]
     assert [stage.until for stage in STAGES] == sorted({stage.until for stage in STAGES})

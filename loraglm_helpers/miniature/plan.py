@@ -22,7 +22,7 @@ class Stage:
 # small alphabet shows the trick sooner; then the alphabet grows fourfold at a time.
 FIRST_ALPHABET, GROWTH = 256, 4
 LEARNT, FLUENT = 1.0, 0.25  # mean loss at which the alphabet grows; at which the stage ends
-COPYING = Stage(0.0, 1024, {"copying": 0.6, "induction": 0.4})
+COPYING = Stage(0.0, 1024, {"copying": 1.0})
 STAGES: tuple[Stage, ...] = (
     # The rest of a text is left out at first: what nobody can foresee in it drowns the signal.
     Stage(
@@ -56,12 +56,14 @@ class PretrainConfig:
     groups: int = 2
     head_dim: int = 64
     intermediate_size: int = 704
-    tokens: int = 30_000_000
+    tokens: int = 23_000_000
     learning_rate: float = 4e-3  # of Muon, for the layers' matrices
     embedding_rate: float = 2e-3  # of AdamW, for all the rest
     warmup_steps: int = 50
-    decay_share: float = 0.65
+    decay_share: float = 0.76
     weight_decay: float = 0.05
+    tied: bool = True  # one matrix for the input and the output embedding, while training
+    muon: bool = True  # else AdamW trains the layers' matrices too
     seed: int = 0
     autocast: bool = True  # bfloat16 products: twice as fast where the CPU has them
     compiled: bool = True  # needs a C++ compiler
@@ -99,9 +101,7 @@ def rate_factor(config: PretrainConfig, step: int, tokens: int) -> float:
     return warm * max(0.0, min(1.0, left))
 
 
-def stage_at(config: PretrainConfig, tokens: int, fluent_at: int | None) -> Stage:
-    """The stage after `tokens`, of which `fluent_at` went into copying (None: not fluent yet)."""
-    if fluent_at is None:
-        return COPYING
+def stage_at(config: PretrainConfig, tokens: int, fluent_at: int) -> Stage:
+    """The stage after `tokens`, of which the first `fluent_at` went into copying."""
     share = (tokens - fluent_at) / max(1, config.tokens - fluent_at)
     return next((stage for stage in STAGES if share < stage.until), STAGES[-1])

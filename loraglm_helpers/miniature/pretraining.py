@@ -38,6 +38,7 @@ from ..steps import batch_loss, reuse_memory
 from ..tokenizer import load_tokenizer
 from .objectives import Objectives
 from .plan import (
+    COPYING,
     FIRST_ALPHABET,
     FLUENT,
     GROWTH,
@@ -89,7 +90,8 @@ class Optimizers:
 
     def __init__(self, model: GlmForCausalLM, config: PretrainConfig, processes: Processes) -> None:
         self.processes = processes
-        self.matrices = [p for p in model.model.layers.parameters() if p.dim() == 2]
+        matrices = [p for p in model.model.layers.parameters() if p.dim() == 2]
+        self.matrices = matrices if config.muon else []
         known = {id(p) for p in self.matrices}
         rest = [p for p in model.parameters() if id(p) not in known]
         decayed = [p for p in rest if p.dim() == 2]
@@ -98,13 +100,12 @@ class Optimizers:
             {"params": [p for p in rest if p.dim() == 1], "weight_decay": 0.0},
         ]
         self.adamw = torch.optim.AdamW(groups, config.embedding_rate, (0.9, 0.95), fused=True)
-        self.muon = torch.optim.Muon(
-            self.matrices[processes.rank :: processes.count],
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            adjust_lr_fn="match_rms_adamw",
-        )
-        self.peaks = {self.adamw: config.embedding_rate, self.muon: config.learning_rate}
+        self.peaks: dict[torch.optim.Optimizer, float] = {self.adamw: config.embedding_rate}
+        self.own = self.matrices[processes.rank :: processes.count]
+        if self.own:
+            settings = {"weight_decay": config.weight_decay, "adjust_lr_fn": "match_rms_adamw"}
+            self.muon = torch.optim.Muon(self.own, config.learning_rate, **settings)
+            self.peaks[self.muon] = config.learning_rate
 
     def step(self, factor: float) -> None:
         """Apply the gradients at `factor` of the peak rates, then forget them."""
@@ -122,7 +123,7 @@ class Optimizers:
 
     def state(self) -> dict[str, Any]:
         """All processes' state; every process must ask for it, the main one gets it whole."""
-        own = [self.muon.state[p] for p in self.muon.param_groups[0]["params"]]
+        own = [self.muon.state[matrix] for matrix in self.own]
         shares: list[Any] = [own]
         if self.processes.count > 1:
             shares = [None] * self.processes.count
@@ -134,9 +135,9 @@ class Optimizers:
     def restore(self, state: dict[str, Any]) -> None:
         """Take up the state of a run of any number of processes."""
         self.adamw.load_state_dict(state["adamw"])
-        for index, matrix in enumerate(self.matrices):
-            if index % self.processes.count == self.processes.rank:
-                self.muon.state[matrix] = state["muon"][index]
+        own = state["muon"][self.processes.rank :: self.processes.count]
+        for matrix, kept in zip(self.own, own, strict=True):
+            self.muon.state[matrix] = kept
 
 
 @dataclass
@@ -163,11 +164,13 @@ class Run:
         self.tokenizer = load_tokenizer(out)
         self.objectives = Objectives(self.tokenizer)
         self.model = build_model(config, vocab_size=-(-len(self.tokenizer) // 64) * 64)
-        self.model.lm_head.weight = self.model.model.embed_tokens.weight
+        if config.tied:
+            self.model.lm_head.weight = self.model.model.embed_tokens.weight
         self.optimizers = Optimizers(self.model, config, self.processes)
         if config.compiled:
             compile_parts(self.model)
         self.wrapped: nn.Module = self.processes.wrap(self.model)
+        self.copying = COPYING
         self.position = Position()
         self.records: list[dict[str, Any]] = []
 
@@ -177,7 +180,8 @@ class Run:
         if not self.processes.is_main:
             return
         weights = self.model.state_dict()
-        del weights["lm_head.weight"]  # the same as the embedding
+        if self.config.tied:
+            del weights["lm_head.weight"]
         save_file(weights, self.out / "model.safetensors.new")
         torch.save(state, self.out / "state.pt.new")
         history = {"config": asdict(self.config), "records": self.records}
@@ -189,7 +193,8 @@ class Run:
         """Go on from the last checkpoint in `out`, if there is one."""
         if not (self.out / "state.pt").exists():
             return False
-        self.model.load_state_dict(load_file(self.out / "model.safetensors"), strict=False)
+        weights = load_file(self.out / "model.safetensors")
+        self.model.load_state_dict(weights, strict=not self.config.tied)
         state = torch.load(self.out / "state.pt", weights_only=True)
         self.optimizers.restore(state)
         self.position = Position(**state["position"])
@@ -200,7 +205,9 @@ class Run:
         """One optimizer step; returns the mean loss of its part B tokens."""
         here, config, processes = self.position, self.config, self.processes
         self.objectives.alphabet = here.alphabet
-        stage = stage_at(config, here.tokens, here.fluent_at)
+        stage = self.copying
+        if here.fluent_at is not None:
+            stage = stage_at(config, here.tokens, here.fluent_at)
         own, seed = stage.tokens_per_step // processes.count, f"{config.seed}-{here.step}"
         batch = draw_batch(self.objectives, stage.mixture, own, f"{seed}-{processes.rank}")
         self.model.train()

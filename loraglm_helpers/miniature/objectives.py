@@ -27,31 +27,10 @@ from typing import Any
 
 from ..sequences import Example
 from . import shapes, world
+from .forms import ASK, HEADINGS
 from .pools import read_sections
 
 IGNORED = -100
-
-_ASK = {
-    "zh": (
-        "{p}\n问：{q}\n答：", "{p}{q}", "{q}\n{p}\n", "根据下面的文字回答：{q}\n{p}\n回答：",
-        "{p}\n请问，{q}", "“{q}”\n资料：{p}\n", "已知：{p}\n求：{q}\n", "{p}（{q}）",
-    ),
-    "en": (
-        "{p}\nQuestion: {q}\nReply: ", "{p} {q} ", "{q}\n{p}\n", "Text: {p}\nQ: {q}\nA: ",
-        "Read this. {p}\nNow tell me: {q}\n", "{p} ({q}) ",
-    ),
-}  # fmt: skip
-
-
-_HEADING = (
-    ("【", "】"),
-    ("", "｜"),
-    ("# ", "\n"),
-    ("〔", "版〕"),
-    ("", "："),
-    ("— ", " —"),
-    ("[", "] "),
-)
 
 
 @dataclass(frozen=True)
@@ -129,7 +108,7 @@ class Objectives:
         """Every fact of a passage asked for, in any order; the first with the passage."""
         passage = self.passage(rng, most_facts=rng.choice(most_facts), **settings)
         facts = rng.sample(passage.facts, len(passage.facts))
-        form = rng.choice(_ASK[passage.language])
+        form = rng.choice(ASK[passage.language])
         texts = [form.replace("{q}", facts[0].question()).replace("{p}", passage.text)]
         texts += [f"\n{fact.question()}" for fact in facts[1:]]
         return self._turns(texts, [fact.object for fact in facts])
@@ -229,7 +208,7 @@ class Objectives:
         language = "zh" if rng.random() < 0.7 else "en"
         sections = read_sections(f"{language}_topics")
         names = [s.removeprefix("pretrain.") for s in sections if s.startswith("pretrain.")]
-        left, right = (self.ids(part) for part in rng.choice(_HEADING))
+        left, right = (self.ids(part) for part in rng.choice(HEADINGS))
         topics = rng.choices(names, k=rng.randint(1, 4))
         gone = range(len(topics)) if rng.random() < 0.7 else [rng.randrange(len(topics))]
         above = len(topics) > 1 or rng.random() < 0.5

@@ -16,7 +16,7 @@ import torch
 from contenders import synchronize
 from torch import Tensor, nn
 
-from loraglm_helpers.head import chunk_rows
+from loraglm_helpers.head import chunk_rows, even_rows
 
 
 @dataclass
@@ -40,13 +40,13 @@ def measure_limit(model: Any, tokens: int, targets: int, repeats: int = 5) -> Li
     head = base.get_output_embeddings().weight
     layers = frozen_matrices(base, head)
     numbers = sum(w.numel() for w in layers) * tokens + head.numel() * targets
-    chunk = chunk_rows(head.shape[0], head.device.type)
+    chunk = even_rows(targets, chunk_rows(head.shape[0], head.device.type))
     with torch.no_grad():
         body = best(Products(layers, tokens), repeats)
         # The output layer in pieces, as our loss takes it, or whole: whichever is faster.
         top = min(
             best(Products([head], targets, rows), repeats)
-            for rows in {min(chunk, targets), targets}
+            for rows in {chunk, targets}
         )
     return Limit(tokens, targets, 4 * numbers, body + top)
 

@@ -108,7 +108,14 @@ def generating(work: Workload, new_tokens: int = 64, batch: int = 32) -> dict[st
 class IdTokenizer(PadToken):
     """Decodes ids to their numbers: the text is not what is measured."""
 
-    eos_token_id = None
+    eos_token_id = unk_token_id = None
+
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        """One piece an id."""
+        return [str(i) for i in ids]
+
+    def convert_tokens_to_ids(self, piece: str) -> None:
+        """No byte pieces here."""
 
     def decode(self, ids: Any, **_: Any) -> str:
         """The ids, with spaces between."""

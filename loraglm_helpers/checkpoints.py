@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     GenerationConfig,
     GlmForCausalLM,
@@ -43,8 +44,9 @@ def load_glm(
     """A GLM from a folder or hub name, in eval mode; GlmForCausalLM for the official layout.
 
     ``dtype`` "auto": float32 on a CPU, else bfloat16 where the GPU has it, else float16.
-    ``device`` None: the current CUDA device if there is one, else the CPU. ``rope``: the meaning
-    of ``rope_ratio``, see ``official_config.native_config``. Raises CheckpointError (what is wrong,
+    ``device`` None: the current CUDA device if there is one, else the CPU; "meta": the shapes
+    alone, no weights are read. ``rope``: the meaning of ``rope_ratio``, see
+    ``official_config.native_config``. Raises CheckpointError (what is wrong,
     in which file or key, what to do) for whatever cannot be read or run.
     """
     folder = _model_folder(path)
@@ -134,6 +136,9 @@ def _load_native(
             f"{folder / 'config.json'}: model_type {kind!r} is unknown to this transformers; for a "
             "GLM take the '-hf' repository, or a newer transformers"
         )
+    if device.type == "meta":
+        with device:
+            return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=dtype)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, device_map={"": device}, output_loading_info=True

@@ -45,10 +45,12 @@ def lint(args: Namespace) -> int:
 def train(args: Namespace) -> int:
     """Fine-tune; leaves best/, last/, history.json and settings.json in save_dir."""
     config = settings(args)  # before the imports: a misspelt setting is told at once
+    from .processes import leave
     from .progress import TrainingBar
     from .training import train as run
 
     history = run(config, callbacks=[TrainingBar(SETTINGS)], resume=args.resume)
+    leave()
     return 130 if history.stopped == "interrupted" else 0
 
 

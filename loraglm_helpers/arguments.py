@@ -46,6 +46,7 @@ def train(add: Add) -> None:
     add("--config", metavar="F.json", help="settings that go over the preset's")
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="over both")
     add("--resume", action="store_true", help="go on from save_dir/last")
+    add("--tensorboard", metavar="DIR", help="write the curves there too, for TensorBoard")
 
 
 def evaluate(add: Add) -> None:
@@ -109,6 +110,8 @@ EXAMPLES = {
         "train --preset tiny",
         "train --preset chatglm2-6b --set pre_model=path/to/chatglm2-6b save_dir=build/6b",
         "train --config build/6b/settings.json --resume",
+        "train --preset tiny --tensorboard build/tensorboard/first",
+        "train --preset tiny --set train_path=million_rows.jsonl token_cache=build/tokens",
     ],
     evaluate: [
         "evaluate --model data/tiny-chatglm2 --data data/mixed_dev_dataset.jsonl",

@@ -3,13 +3,19 @@
 An optimizer step is ``accumulation`` batches; a batch is ``batch_size`` examples, or as many as
 fit into ``tokens_per_batch`` tokens. Several processes share each batch, so the same config gives
 the same steps on one device and on eight. A run resumes by its step number alone.
+
+A million examples are a few numbers each here: an epoch is one array of example numbers and one
+of batch ends, and the lists of a step are made when the step comes.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
+import numpy as np
 import torch
 
 from .sequences import IGNORED, Example
@@ -19,7 +25,20 @@ Step = list[list[int]]  # batches of example numbers
 
 def target_count(example: Example) -> int:
     """Tokens of an example that carry loss; its first token never does."""
-    return sum(label != IGNORED for label in example.labels[1:])
+    labels = example.labels[1:]
+    return len(labels) - labels.count(IGNORED)
+
+
+def lengths_of(examples: Sequence[Example]) -> Sequence[int]:
+    """Tokens of each example, 4 bytes a number; a token cache knows them unread."""
+    known = getattr(examples, "lengths", None)
+    return array("i", (len(e.input_ids) for e in examples)) if known is None else known
+
+
+def targets_of(examples: Sequence[Example]) -> Sequence[int]:
+    """``target_count`` of each example, 4 bytes a number; a token cache knows them unread."""
+    known = getattr(examples, "targets", None)
+    return array("i", (target_count(e) for e in examples)) if known is None else known
 
 
 @dataclass(frozen=True)
@@ -35,47 +54,58 @@ class BatchPlan:
 
     def steps(self, epoch: int) -> list[Step]:
         """The optimizer steps of an epoch (counted from 0), shuffled; the last may be smaller."""
-        generator = torch.Generator().manual_seed(self.seed + epoch)
-        order = torch.randperm(len(self.lengths), generator=generator).tolist()
-        batches = list(self._by_tokens(order) if self.tokens_per_batch else self._by_count(order))
-        size = self.accumulation
-        return [batches[i : i + size] for i in range(0, len(batches), size)]
+        order, ends = self._epoch(epoch)
+        return [self._step(order, ends, position) for position in range(self._count(ends))]
 
     def total_steps(self, epochs: float, max_steps: int | None = None) -> int:
         """Steps of that many epochs (a fraction takes the first steps of its epoch)."""
         whole = int(epochs)
-        total = sum(len(self.steps(epoch)) for epoch in range(whole))
+        total = sum(self._count(self._epoch(epoch)[1]) for epoch in range(whole))
         if epochs > whole:
-            total += round((epochs - whole) * len(self.steps(whole)))
+            total += round((epochs - whole) * self._count(self._epoch(whole)[1]))
         return max(1, total if max_steps is None else min(total, max_steps))
 
     def from_step(self, step: int) -> Iterator[tuple[int, float, Step]]:
         """Number, epochs seen and examples of each step after the first ``step``, without end."""
-        number, epoch = 0, 0
+        before, epoch = 0, 0
         while True:
-            steps = self.steps(epoch)
-            for position, batches in enumerate(steps, start=1):
-                number += 1
-                if number > step:
-                    yield number, epoch + position / len(steps), batches
-            epoch += 1
+            order, ends = self._epoch(epoch)
+            count = self._count(ends)
+            for position in range(max(0, step - before), count):
+                done = position + 1
+                yield before + done, epoch + done / count, self._step(order, ends, position)
+            before, epoch = before + count, epoch + 1
 
-    def _by_count(self, order: list[int]) -> Iterator[list[int]]:
-        for start in range(0, len(order), self.batch_size):
-            yield order[start : start + self.batch_size]
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, Sequence[int]]:
+        """The examples in an epoch's order, and where each batch ends in it."""
+        generator = torch.Generator().manual_seed(self.seed + epoch)
+        order = torch.randperm(len(self.lengths), generator=generator).numpy()
+        if self.tokens_per_batch:
+            lengths = np.asarray(self.lengths)[order].tolist()
+            return order, _token_ends(lengths, self.tokens_per_batch, self.padded)
+        return order, array("q", [*range(self.batch_size, len(order), self.batch_size), len(order)])
 
-    def _by_tokens(self, order: list[int]) -> Iterator[list[int]]:
-        batch: list[int] = []
-        for index in order:
-            if batch and self._cost([*batch, index]) > self.tokens_per_batch:
-                yield batch
-                batch = []
-            batch.append(index)
-        yield batch
+    def _count(self, ends: Sequence[int]) -> int:
+        return -(-len(ends) // self.accumulation)
 
-    def _cost(self, batch: list[int]) -> int:
-        lengths = [self.lengths[i] for i in batch]
-        return len(lengths) * max(lengths) if self.padded else sum(lengths)
+    def _step(self, order: np.ndarray, ends: Sequence[int], position: int) -> Step:
+        """The batches of the step at a position, counted from 0, of an epoch."""
+        first = position * self.accumulation
+        start = ends[first - 1] if first else 0
+        bounds = pairwise([start, *ends[first : first + self.accumulation]])
+        return [order[begin:end].tolist() for begin, end in bounds]
+
+
+def _token_ends(lengths: Sequence[int], limit: int, padded: bool) -> Sequence[int]:
+    """Where each batch ends if it takes what fits into ``limit`` tokens, but one at the least."""
+    ends, count, total, longest = array("q"), 0, 0, 0
+    for position, length in enumerate(lengths):
+        count, total, longest = count + 1, total + length, max(longest, length)
+        if count > 1 and (count * longest if padded else total) > limit:
+            ends.append(position)
+            count, total, longest = 1, length, length
+    ends.append(len(lengths))
+    return ends
 
 
 def share(batch: Sequence[int], lengths: Sequence[int], rank: int, processes: int) -> list[int]:
@@ -93,6 +123,6 @@ def share(batch: Sequence[int], lengths: Sequence[int], rank: int, processes: in
 
 def evaluation_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
     """All examples once, neighbours in length together, at most ``tokens`` padded tokens each."""
-    plan = BatchPlan(lengths, 1, tokens, padded=True)
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    return list(plan._by_tokens(order)) if order else []
+    ends = _token_ends([lengths[i] for i in order], tokens, padded=True)
+    return [order[begin:end] for begin, end in pairwise([0, *ends])] if order else []

@@ -6,7 +6,7 @@
       next shard …                                               └──> model <┘
 
 No remote code runs: the published Python files are never loaded. At most the model in its dtype
-and one shard are in memory.
+and one shard are in memory (tests/test_memory.py); for native folders see native_weights.py.
 """
 
 from __future__ import annotations
@@ -15,19 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    GenerationConfig,
-    GlmForCausalLM,
-    PreTrainedModel,
-)
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers import GenerationConfig, GlmForCausalLM, PreTrainedModel
 
 from .adapters import export_adapter, import_adapter
 from .locate import NotFoundHere, local_folder
+from .native_weights import load_native
 from .official_config import CheckpointError, is_official, native_config, official_config
 from .official_weights import load_official, save_weights
+from .templates import save_template
 from .weight_files import copy_file, read_json, write_json
 
 __all__ = ["CheckpointError", "export_adapter", "import_adapter", "load_glm", "save_official"]
@@ -59,7 +54,7 @@ def load_glm(
         # size there, and store the whole embedding with every adapter.
         model = load_official(folder, native_config(config, rope, name), dtype, device)
     else:
-        model = _load_native(folder, config, dtype, device)
+        model = load_native(folder, config, dtype, device)
     model.config.use_cache = True
     model.generation_config = _generation_config(folder, model, name)
     return model.eval()
@@ -74,8 +69,8 @@ def save_official(
     """Write a GlmForCausalLM in the official ChatGLM layout, in its own dtype; returns the folder.
 
     Official weight names in safetensors (shards above ``max_shard_size``), config.json with the
-    official keys, and tokenizer.model where ``tokenizer`` came from one (None: no tokenizer).
-    The configuration is written last. Raises CheckpointError for other model classes.
+    official keys, tokenizer.model where ``tokenizer`` came from one (None: no tokenizer), and its
+    chat template. The configuration is written last. Raises CheckpointError for other classes.
     """
     if not isinstance(model, GlmForCausalLM):
         hint = "merge the adapter first" if hasattr(model, "peft_config") else "use save_pretrained"
@@ -122,36 +117,14 @@ def _device(device: str | torch.device | None) -> torch.device:
     if device in (None, "auto"):
         device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError(
+            f"device is {str(device)!r}, but torch sees no CUDA device; run `python -m "
+            "loraglm_helpers doctor` to see why, or set device='cpu'"
+        )
     if device.type == "cuda" and device.index is None:  # each process of many has its own
         return torch.device("cuda", torch.cuda.current_device())
     return device
-
-
-def _load_native(
-    folder: Path, config: dict[str, Any], dtype: torch.dtype, device: torch.device
-) -> PreTrainedModel:
-    kind = config.get("model_type")
-    if kind not in CONFIG_MAPPING:
-        raise CheckpointError(
-            f"{folder / 'config.json'}: model_type {kind!r} is unknown to this transformers; for a "
-            "GLM take the '-hf' repository, or a newer transformers"
-        )
-    if device.type == "meta":
-        with device:
-            return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=dtype)
-    try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, device_map={"": device}, output_loading_info=True
-        )
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{folder}: {str(error).splitlines()[0]}") from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise CheckpointError(
-            f"{folder}: {len(missing)} weights missing: {', '.join(missing[:3])}; they would be "
-            "random numbers. Save the model again, or download the folder again"
-        )
-    return model
 
 
 def _generation_config(folder: Path, model: PreTrainedModel, name: str) -> GenerationConfig:
@@ -175,13 +148,17 @@ def _generation_config(folder: Path, model: PreTrainedModel, name: str) -> Gener
 
 
 def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """tokenizer.model copied from where the tokenizer was read, else transformers' own files."""
+    """The published files, copied from where they were read, and the template."""
     if tokenizer is None:
         return
-    source = getattr(tokenizer, "sentencepiece_file", None)
-    if source is None:
+    published = getattr(tokenizer, "published_files", None)
+    if published is None:
         tokenizer.save_pretrained(folder)
-    elif Path(source).is_file():
-        copy_file(Path(source), folder / "tokenizer.model")
-    else:
-        raise CheckpointError(f"{source}: gone; load the tokenizer again from a folder that has it")
+        return
+    for file in published:
+        if not file.is_file():
+            raise CheckpointError(
+                f"{file}: gone; load the tokenizer again from a folder that has it"
+            )
+        copy_file(file, folder / file.name)
+    save_template(tokenizer, folder)

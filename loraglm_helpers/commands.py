@@ -49,7 +49,12 @@ def train(args: Namespace) -> int:
     from .progress import TrainingBar
     from .training import train as run
 
-    history = run(config, callbacks=[TrainingBar(SETTINGS)], resume=args.resume)
+    callbacks: list[Any] = [TrainingBar(SETTINGS)]
+    if args.tensorboard:
+        from .tensorboard_log import TensorBoardLog
+
+        callbacks.append(TensorBoardLog(args.tensorboard))
+    history = run(config, callbacks=callbacks, resume=args.resume)
     leave()
     return 130 if history.stopped == "interrupted" else 0
 
@@ -91,14 +96,15 @@ def merge(args: Namespace) -> int:
 
 def convert(args: Namespace) -> int:
     """A model or an adapter between the official ChatGLM layout and transformers' own."""
-    from .conversion import convert_adapter, convert_model
+    from .conversion import convert_adapter, convert_model, has_tokenizer
 
     model = repo_path(args.model)
     if args.adapter:
         convert_adapter(repo_path(args.adapter), model, args.to, args.out)
     else:
         convert_model(model, args.to, args.out, args.dtype, args.rope or "auto")
-    print(f"{args.out}: written in the {args.to} layout")
+    bare = not args.adapter and not has_tokenizer(Path(args.out))
+    print(f"{args.out}: written in the {args.to} layout{', without a tokenizer' if bare else ''}")
     return 0
 
 

@@ -72,6 +72,7 @@ class FineTuneConfig:
     max_target_seq_len: int = 300  # tokens of the answer, eos included
     layout: str = "glm"  # glm | chatglm2 | chatglm3 | chat_template
     padding_free: bool = True  # rows of a batch end to end instead of padded
+    token_cache: str | None = None  # folder that keeps rows tokenised on disk, mapped, not loaded
 
     # Numbers and memory
     precision: str = "auto"  # fp32 | bf16 | fp16; auto: what the device does best
@@ -87,7 +88,7 @@ class FineTuneConfig:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        for name in PATHS:
+        for name in (*PATHS, "token_cache"):
             if isinstance(getattr(self, name), Path):
                 object.__setattr__(self, name, str(getattr(self, name)))
         for name, kind in field_types().items():

@@ -12,6 +12,8 @@ from .locate import local_folder
 from .tokenizer import load_tokenizer
 from .weight_files import copy_file, read_json
 
+TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "vocab.json")
+
 
 def convert_model(
     model: str | Path, to: str, out: str | Path, dtype: str | None = None, rope: str = "auto"
@@ -19,14 +21,15 @@ def convert_model(
     """Write ``model`` to ``out`` in the layout ``to`` ("native" or "official").
 
     The weights keep the dtype that config.json names, unless ``dtype`` is given; then, and in
-    any case between layouts, no number changes but by that rounding. Raises CheckpointError.
+    any case between layouts, no number changes but by that rounding. A folder without tokenizer
+    files gives one without. Raises CheckpointError.
     """
     source, out = local_folder(model), Path(out)
     if out.resolve() == source.resolve():
         raise CheckpointError(f"{out}: the model itself; choose another folder to write to")
     config = read_json(source / "config.json")
     stored = config.get("dtype") or config.get("torch_dtype") or "auto"
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_tokenizer(source) if has_tokenizer(source) else None
     loaded = load_glm(source, dtype=dtype or stored, device="cpu", rope=rope)
     if to == "official":
         return save_official(loaded, tokenizer, out)
@@ -41,6 +44,11 @@ def convert_adapter(adapter: str | Path, base: str | Path, to: str, out: str | P
     return carry(adapter, out, local_folder(base, weights=False))
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds files of a tokenizer."""
+    return any((folder / name).is_file() for name in TOKENIZER_FILES)
+
+
 def save_native(model: Any, tokenizer: Any, directory: str | Path) -> Path:
     """A model and its tokenizer as transformers writes them, config.json the last of the files.
 
@@ -50,7 +58,8 @@ def save_native(model: Any, tokenizer: Any, directory: str | Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as part:
         model.save_pretrained(part)
-        tokenizer.save_pretrained(part)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(part)
         for file in sorted(Path(part).iterdir(), key=lambda file: file.name == "config.json"):
             os.replace(file, directory / file.name)
     source = getattr(tokenizer, "sentencepiece_file", None)

@@ -24,6 +24,7 @@ __all__ = [
     "DataError",
     "Problem",
     "Row",
+    "iter_rows",
     "lint",
     "looks_like_json",
     "parse_line",
@@ -74,18 +75,30 @@ class DataError(ValueError):
 
 def read_rows(path: str | Path) -> list[Row]:
     """The rows of a JSONL file, in its order. DataError if the file or any line is bad."""
-    rows, problems = [], []
+    return list(iter_rows(path))
+
+
+def iter_rows(path: str | Path) -> Iterator[Row]:
+    """``read_rows``, a row in memory at a time.
+
+    DataError comes at the end of the file and names every bad line; after the first of them no
+    row is given any more.
+    """
+    problems, count = [], 0
     for line in read_lines(path):
-        (problems if isinstance(line, Problem) else rows).append(line)
+        if isinstance(line, Problem):
+            problems.append(line)
+        elif not problems:
+            count += 1
+            yield line
     if problems:
         shown = [str(problem) for problem in problems[:SHOWN]]
         if len(problems) > SHOWN:
             shown.append(f"… and {len(problems) - SHOWN} more")
-        count = f"{len(problems)} bad line" + "s" * (len(problems) > 1)
-        raise DataError("\n".join([f"{path}: {count}", *shown]), problems)
-    if not rows:
+        total = f"{len(problems)} bad line" + "s" * (len(problems) > 1)
+        raise DataError("\n".join([f"{path}: {total}", *shown]), problems)
+    if not count:
         raise DataError(f"{path}: no rows; one JSON object a line is wanted")
-    return rows
 
 
 def read_lines(path: str | Path) -> Iterator[Row | Problem]:

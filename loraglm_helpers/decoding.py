@@ -1,4 +1,4 @@
-"""Step by step after a prompt: the batch, the cache, the choice of the next id, ids to text."""
+"""Step by step after a prompt: the batch, the cache, the choice of the next id."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
-BROKEN = "\ufffd"  # what stands in a decoded text for bytes that make no character
 
 
 class Chooser:
@@ -127,20 +125,6 @@ def stop_ids(model: Any, tokenizer: Any) -> set[int]:
         ids = getattr(owner, "eos_token_id", None)
         found.update(ids if isinstance(ids, list | tuple) else [] if ids is None else [ids])
     return found
-
-
-def settled_text(tokenizer: Any, ids: Sequence[int]) -> str:
-    """The text of ids, without a last character whose bytes are not all there.
-
-    Byte-fallback pieces give one character in up to four ids; until the last one is there the
-    decoded text ends in the replacement character.
-    """
-    whole = text = tokenizer.decode(ids, skip_special_tokens=True)
-    for drop in range(1, 4):
-        if not text.endswith(BROKEN):
-            return text
-        text = tokenizer.decode(ids[: max(len(ids) - drop, 0)], skip_special_tokens=True)
-    return whole if text.endswith(BROKEN) else text
 
 
 def _start(model: Any, rows: int) -> tuple[Any, Any, int]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from .batches import evaluation_batches, share
+from .batches import evaluation_batches, lengths_of, share
+from .data import read_rows
 from .precision import Precision, choose_precision
 from .sequences import Example, build_examples, collate
 from .sharding import let_go
 from .steps import batch_loss
+from .token_cache import TokenCache, cached_examples
 
 EVALUATION_TOKENS = 4096
 
@@ -22,11 +25,19 @@ def pads(config: Any) -> bool:
     return config.use_ptuning or not config.padding_free
 
 
-def make_examples(rows: Sequence[Any], tokenizer: Any, config: Any) -> list[Example]:
+def make_examples(rows: Any, tokenizer: Any, config: Any) -> Sequence[Example]:
     """Examples of the rows under the config's layout and limits; examples pass unchanged.
 
-    A dialogue may give several, see ``build_examples``.
+    ``rows`` is a sequence of rows, or the path of a data file: with ``config.token_cache`` a file
+    is tokenised once and then mapped from disk, see ``token_cache``. A dialogue may give several
+    examples, see ``build_examples``.
     """
+    if isinstance(rows, TokenCache):
+        return rows
+    if isinstance(rows, str | Path):
+        if config.token_cache:
+            return cached_examples(rows, tokenizer, config)
+        rows = read_rows(rows)
     options = config.layout, config.max_source_seq_len, config.max_target_seq_len
     groups = (
         [row] if isinstance(row, Example) else build_examples(row, tokenizer, *options)
@@ -78,7 +89,7 @@ def _own_batches(
 
     Without a share there is nothing to do, but under FSDP a row to go through the layers with.
     """
-    lengths = [len(example.input_ids) for example in examples]
+    lengths = lengths_of(examples)
     rank, count = (processes.rank, processes.count) if processes else (0, 1)
     for batch in evaluation_batches(lengths, EVALUATION_TOKENS):
         if mine := share(batch, lengths, rank, count):

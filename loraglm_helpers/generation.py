@@ -17,8 +17,9 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from .decoding import Chooser, decode_steps, settled_text, stop_ids
+from .decoding import Chooser, decode_steps, stop_ids
 from .sequences import Context, build_prompt, context_and_target
+from .settled import settled_text
 from .steps import reuse_memory
 
 PREDICTION_BATCH = 64

@@ -51,7 +51,7 @@ def from_ranks(folder: Path) -> PreTrainedTokenizerFast:
     backend.post_processor = processors.TemplateProcessing(
         single=[*START, "$A"], special_tokens=[(n, backend.token_to_id(n)) for n in START]
     )
-    return PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         eos_token="<|endoftext|>",
         pad_token="<|endoftext|>",
@@ -59,8 +59,9 @@ def from_ranks(folder: Path) -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
         padding_side="left",
         model_input_names=["input_ids", "attention_mask"],
-        chat_template=settings.get("chat_template"),
     )
+    tokenizer.published_files = (folder / "tokenizer.model", folder / "tokenizer_config.json")
+    return tokenizer
 
 
 def read_ranks(file: Path) -> dict[bytes, int]:

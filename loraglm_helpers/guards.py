@@ -24,6 +24,7 @@ from typing import Any
 from .locate import local_folder
 from .official_config import is_official
 from .sequences import Layout
+from .templates import read_template
 from .weight_files import read_json
 
 CHATGLM_VOCABULARY = 65024
@@ -48,10 +49,7 @@ def folder_layouts(path: str | Path) -> tuple[Layout, ...]:
     folder = local_folder(path, weights=False)
     config = read_json(folder / "config.json")
     official = config if is_official(config) else config.get("chatglm", {})
-    settings = folder / "tokenizer_config.json"
-    template = (folder / "chat_template.jinja").is_file() or (
-        settings.is_file() and "chat_template" in read_json(settings)
-    )
+    template = bool(read_template(folder))
     return _layouts(official, template, f"{path} {folder.resolve().name}")
 
 

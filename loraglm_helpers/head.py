@@ -5,10 +5,14 @@ as computed, in float32, and as their gradient. Here a chunk's logits are made, 
 loss and into the gradient of the hidden states at once, and forgotten.
 
     loss = Σ (log Σ exp z − z[target])    z = h Wᵀ    dh = (softmax(z) − onehot(target)) W
+
+One exponential a logit serves both: softmax(z) is at most 1 / Σ exp(z − max z), where z is
+largest, so log Σ exp z = max z − log max softmax(z).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,13 +21,34 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-CHUNK = {"cpu": 1 << 23, "cuda": 1 << 27}  # float32 logits in a chunk: 32 MB, 512 MB
+CHUNK = {"cpu": 1 << 24, "cuda": 1 << 27}  # float32 logits in a chunk: 64 MB, 512 MB
 FEWEST = 64  # tokens in a chunk: with fewer, reading the weights takes longer than the product
 
 
 def chunk_rows(vocabulary: int, device_type: str = "cuda") -> int:
-    """Tokens in a chunk."""
+    """Most tokens in a chunk."""
     return max(FEWEST, CHUNK.get(device_type, 1 << 24) // vocabulary)
+
+
+def even_rows(count: int, most: int) -> int:
+    """Tokens in each of the fewest, equally long chunks of ``count``; at least 1."""
+    return max(1, math.ceil(count / max(1, math.ceil(count / most))))
+
+
+def buffers(hidden: Tensor, rows: int, vocabulary: int) -> tuple[Tensor | None, Tensor | None]:
+    """Room for a chunk's products and their softmax (rows, vocabulary), used by every chunk.
+
+    On a CPU, where fresh memory costs more than the softmax; elsewhere allocating is cheap.
+    """
+    if hidden.device.type != "cpu":
+        return None, None
+    products = hidden.new_empty(rows, vocabulary)
+    return products, torch.empty_like(products, dtype=torch.float32)
+
+
+def first(buffer: Tensor | None, count: int) -> Tensor | None:
+    """Its first rows, as an ``out`` argument."""
+    return None if buffer is None else buffer[:count]
 
 
 class HeadLoss(torch.autograd.Function):
@@ -37,17 +62,18 @@ class HeadLoss(torch.autograd.Function):
         d_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
         matrix = weight.to(hidden.dtype)
         loss = torch.zeros((), device=hidden.device)
-        rows = chunk_rows(weight.shape[0], hidden.device.type)
+        rows = even_rows(len(targets), chunk_rows(weight.shape[0], hidden.device.type))
+        products, room = buffers(hidden, rows, weight.shape[0])
         for start in range(0, len(targets), rows):
-            part = slice(start, start + rows)
-            h, index = hidden[part], targets[part, None]
-            logs = torch.log_softmax((h @ matrix.T).float(), dim=-1)
-            loss -= logs.gather(1, index).sum()
-            if wants_hidden or wants_weight:
-                slope = logs.exp_().scatter_add_(1, index, logs.new_full(index.shape, -1.0))
-                slope = slope.to(h.dtype)
+            h, index = hidden[start : start + rows], targets[start : start + rows, None]
+            logits = torch.mm(h, matrix.T, out=first(products, len(h))).float()
+            slope = torch.softmax(logits, -1, out=first(room, len(h)))
+            below = logits.amax(-1, keepdim=True) - logits.gather(1, index)
+            loss += (below - slope.amax(-1, keepdim=True).log()).sum()
+            del logits
+            slope = slope.scatter_add_(1, index, slope.new_full(index.shape, -1.0)).to(h.dtype)
             if wants_hidden:
-                torch.mm(slope, matrix, out=d_hidden[part])
+                torch.mm(slope, matrix, out=d_hidden[start : start + rows])
             if wants_weight:
                 d_weight += slope.T @ h
         ctx.save_for_backward(d_hidden, d_weight)

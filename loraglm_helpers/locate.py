@@ -5,6 +5,7 @@ Only data files are fetched. The Python files that ChatGLM repositories carry ar
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def _from_hub(name: str, weights: bool) -> Path:
         if weights:
             snapshot_download(name, allow_patterns=_weight_patterns(folder))
         return folder
-    except (OSError, ValueError, HfHubHTTPError) as error:
+    except (OSError, ValueError, KeyError, HfHubHTTPError) as error:
         raise NotFoundHere(
             f"{name}: no such folder (looked in {Path.cwd()} and {ROOT}), and the Hugging Face Hub "
             f"did not give it ({type(error).__name__}); check the spelling and the network, or "
@@ -52,9 +53,9 @@ def _from_hub(name: str, weights: bool) -> Path:
 
 
 def _weight_patterns(folder: Path) -> list[str]:
-    """safetensors where the repository has them, so that no weights are fetched twice."""
-    if (folder / "model.safetensors.index.json").is_file():
-        return ["model-*.safetensors"]
-    if (folder / "pytorch_model.bin.index.json").is_file():
-        return ["pytorch_model-*.bin"]
+    """The files that an index names; safetensors first, so that no weights are fetched twice."""
+    for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+        if (folder / index).is_file():
+            content = json.loads((folder / index).read_text(encoding="utf-8"))
+            return sorted(set(content["weight_map"].values()))
     return ["model.safetensors", "pytorch_model.bin"]

@@ -1,4 +1,4 @@
-"""config.json of the official ChatGLM layout ↔ transformers' GlmConfig, and what is refused.
+"""config.json of the official ChatGLM layout ↔ transformers' GlmConfig.
 
 ChatGLM2-6B, ChatGLM3-6B and GLM-4-9B are one architecture, which transformers has as
 GlmForCausalLM; only the names of the sizes differ. Every field is passed, because GlmConfig's
@@ -14,32 +14,12 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import GlmConfig
 
+from .refusals import FLAGS, SIZES, CheckpointError, refuse
+
 MODEL_TYPE = "chatglm"
 ROPE_CHOICES = ("auto", "theta", "positions")
 THETA = 10000.0
 GLM4_VOCABULARY = 151552
-SIZES = {  # official key → GlmConfig field
-    "padded_vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "ffn_hidden_size": "intermediate_size",
-    "num_layers": "num_hidden_layers",
-    "num_attention_heads": "num_attention_heads",
-    "kv_channels": "head_dim",
-    "seq_length": "max_position_embeddings",
-    "layernorm_epsilon": "rms_norm_eps",
-}
-FLAGS = {  # key: (its default, the only value that can be run)
-    "rmsnorm": (True, True),
-    "post_layer_norm": (True, True),
-    "apply_residual_connection_post_layernorm": (False, False),
-    "add_bias_linear": (False, False),
-    "fp32_residual_connection": (False, False),
-    "interleaved_qkv": (False, False),
-}
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be read or run; the message names the file, the key, the remedy."""
 
 
 def is_official(config: dict[str, Any]) -> bool:
@@ -88,37 +68,6 @@ def _groups(official: dict[str, Any]) -> int:
             f"num_attention_heads ({heads})"
         )
     return groups
-
-
-def refuse(official: dict[str, Any]) -> None:
-    """Raise CheckpointError, with what to use instead, for a config that cannot be run."""
-    if "inner_hidden_size" in official or "position_encoding_2d" in official:
-        raise CheckpointError(
-            "config.json: this is ChatGLM-6B version 1, another architecture (2-D positions, "
-            "GeLU); use chatglm2-6b or chatglm3-6b"
-        )
-    if "vision_config" in official:
-        raise CheckpointError("config.json: vision_config: an image model; use glm-4-9b-chat-hf")
-    if official.get("quantization_bit"):
-        raise CheckpointError(
-            f"config.json: quantization_bit is {official['quantization_bit']}: packed int4/int8 "
-            "weights; use the half-precision checkpoint of the same model"
-        )
-    if official.get("pre_seq_len"):
-        raise CheckpointError(
-            f"config.json: pre_seq_len is {official['pre_seq_len']}: a P-Tuning v2 prefix over a "
-            "base; load the base model and give this folder to import_adapter"
-        )
-    missing = ", ".join(key for key in SIZES if key not in official)
-    if missing:
-        raise CheckpointError(f"config.json: {missing} missing; not a whole ChatGLM config")
-    for key, (default, needed) in FLAGS.items():
-        found = official.get(key, default)
-        if found != needed:
-            raise CheckpointError(
-                f"config.json: {key} is {found!r}; GlmForCausalLM computes {needed!r} only. No "
-                "published ChatGLM2, ChatGLM3 or GLM-4 has this: use one of those"
-            )
 
 
 def rope_parameters(official: dict[str, Any], rope: str = "auto", name: str = "") -> dict[str, Any]:

@@ -16,7 +16,8 @@ from transformers.utils.logging import is_progress_bar_enabled
 
 from .mapping import INV_FREQ, FusedRows, inverse_frequencies, to_native, to_official, weight_table
 from .official_config import CheckpointError
-from .weight_files import find_shards, read_shard, write_shards
+from .shard_writer import write_shards
+from .weight_files import find_shards, holder, read_shard
 
 HEAD = "transformer.output_layer.weight"
 Table = dict[str, tuple[str, ...]]
@@ -86,8 +87,9 @@ def _check_names(found: set[str], table: Table, folder: Path) -> None:
     unknown = sorted(found - set(table))
     for names, problem in ((unknown, "unknown"), (missing, "missing")):
         if names:
+            where = holder(folder, names[0]) if problem == "missing" else folder
             raise CheckpointError(
-                f"{folder}: {len(names)} of {len(table)} weights {problem}: "
+                f"{where}: {len(names)} of {len(table)} weights {problem}: "
                 f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''}. {_remedy(names)}"
             )
 
@@ -95,7 +97,7 @@ def _check_names(found: set[str], table: Table, folder: Path) -> None:
 def _remedy(names: list[str]) -> str:
     if any("prefix_encoder" in name for name in names):
         return "This is a P-Tuning v2 prefix; use import_adapter on it and load the base model."
-    if any("weight_scale" in name for name in names):
+    if any(mark in name for name in names for mark in ("weight_scale", "qweight", "qzeros")):
         return "These are packed int4/int8 weights; use the half-precision checkpoint."
     if any("vision" in name for name in names):
         return "This is an image model; use a text GLM."

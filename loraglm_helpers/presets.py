@@ -24,7 +24,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lora_dropout": 0.0,
         "learning_rate": 5e-3,
         "batch_size": 32,
-        "epochs": 2,
+        "epochs": 1.5,
         "logging_steps": 5,
         "save_freq": 50,
     },

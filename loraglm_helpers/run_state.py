@@ -12,12 +12,10 @@ either the old state or the new one.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import tempfile
-from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .example_digest import digest_of
 from .pissa import as_plain_lora
 from .sequences import Example
 from .sharding import gathered_root, is_sharded, placed_like, whole
@@ -132,11 +131,8 @@ def _moments(file: Any, name: str, parameter: Tensor) -> dict[str, Tensor]:
 
 def fixed_facts(config: Any, examples: Sequence[Example]) -> dict[str, Any]:
     """The settings that a continuation must share, and a digest of the examples."""
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(array("q", [len(example.input_ids), *example.input_ids, *example.labels]))
     settings = {name: getattr(config, name) for name in FIXED}
-    return settings | {"train_path": digest.hexdigest()[:16]}
+    return settings | {"train_path": digest_of(examples)}
 
 
 def check_fixed(directory: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from .advice import TrainingError
 from .attention import register
+from .config import repo_path
 from .evaluation import evaluate_loss, make_examples, pads
 from .guards import warn_of_layout
 from .history import Callback, History, TrainingState
@@ -55,7 +56,8 @@ def train(
     """Fine-tune as ``config`` (a FineTuneConfig) says; returns what was recorded.
 
     Model, tokenizer and rows are read from the config's paths where they are not given. A given
-    model is trained in place: it gets the adapter, unless it has one already.
+    model is trained in place: it gets the adapter, unless it has one already. Files of rows are
+    tokenised once where ``config.token_cache`` is set.
     ``callbacks`` are called as ``callback(event, state)`` with the events "start", "step",
     "log", "evaluate", "save" and "end"; one that sets ``state.stop = True`` ends the run.
     ``save_dir`` gets ``best/``, ``last/`` and ``history.json``. With ``resume`` a run that has
@@ -70,7 +72,7 @@ def train(
     tokenizer = tokenizer or _tokenizer(config)
     given = (train_rows, config.train_path), (dev_rows, config.dev_path)
     train_examples, dev_examples = (
-        make_examples(_rows(path) if rows is None else rows, tokenizer, config)
+        make_examples(repo_path(path) if rows is None else rows, tokenizer, config)
         for rows, path in given
     )
     torch.manual_seed(config.seed)
@@ -126,7 +128,6 @@ def prepare_model(
 
 def _model(config: Any, precision: Precision, where: torch.device) -> Any:
     from .checkpoints import load_glm
-    from .config import repo_path
 
     # A base that will be packed is read on the CPU: it may not fit on the device before.
     device = where if config.quantization == "none" else "cpu"
@@ -135,14 +136,6 @@ def _model(config: Any, precision: Precision, where: torch.device) -> Any:
 
 
 def _tokenizer(config: Any) -> Any:
-    from .config import repo_path
     from .tokenizer import load_tokenizer
 
     return load_tokenizer(repo_path(config.pre_model))
-
-
-def _rows(path: str) -> list[Any]:
-    from .config import repo_path
-    from .data import read_rows
-
-    return read_rows(repo_path(path))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .advice import OutOfMemory, TrainingError, is_out_of_memory, not_finite, out_of_memory
-from .batches import Step, share, target_count
+from .batches import Step, lengths_of, share, targets_of
 from .evaluation import pads
 from .precision import Precision
 from .processes import Processes
@@ -42,8 +42,7 @@ class Updater:
     ) -> None:
         self.config, self.model, self.examples = config, model, examples
         self.processes, self.precision = processes, precision
-        self.lengths = [len(example.input_ids) for example in examples]
-        self.targets = [target_count(example) for example in examples]
+        self.lengths, self.targets = lengths_of(examples), targets_of(examples)
         self.wrapped = processes.wrap(model)  # first: FSDP changes the parameters
         self.optimizer = make_optimizer(model, config.learning_rate, config.weight_decay)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]

@@ -1,4 +1,4 @@
-"""Weight files of a checkpoint folder, read and written a shard at a time.
+"""Weight files of a checkpoint folder, read a shard at a time; files written whole or not at all.
 
 A folder holds ``model.safetensors`` or ``pytorch_model.bin``, or several shards with an index
 that says which file has which weight. Reading never executes what a file holds (``.bin`` with
@@ -11,7 +11,7 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,28 @@ def find_shards(folder: Path) -> tuple[list[Path], set[str] | None]:
     )
 
 
+def holder(folder: Path, name: str) -> Path:
+    """The file that holds a weight, or ought to by the index; the folder when nothing tells."""
+    for index_name, single in zip(INDEXES, SINGLE, strict=True):
+        if (folder / index_name).is_file():
+            where = read_json(folder / index_name).get("weight_map", {})
+            return folder / where[name] if name in where else folder
+        if (folder / single).is_file():
+            return folder / single
+    return folder
+
+
+def check_whole(file: Path) -> None:
+    """CheckpointError for a pointer, or for a safetensors file whose length is not its header's."""
+    _refuse_pointer(file)
+    if file.suffix == ".safetensors":
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except SafetensorError as error:
+            raise _not_whole(file, error) from error
+
+
 def read_shard(file: Path, device: str | torch.device = "cpu") -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) for every weight of a file; safetensors go straight to ``device``.
 
@@ -68,64 +90,7 @@ def read_shard(file: Path, device: str | torch.device = "cpu") -> Iterator[tuple
             "safetensors files of this model"
         ) from error
     except (SafetensorError, RuntimeError, EOFError) as error:
-        raise CheckpointError(
-            f"{file}: not a whole weight file ({file.stat().st_size:,} bytes; "
-            f"{str(error).splitlines()[0][:120]}); download it again"
-        ) from error
-
-
-def write_shards(
-    folder: Path,
-    sizes: dict[str, int],
-    make: Callable[[str], Tensor],
-    max_shard_size: int | str = "2GB",
-) -> list[Path]:
-    """Write weights as safetensors, one shard in memory at a time; older weight files go.
-
-    ``sizes`` maps each name to its bytes, in the order to be written; ``make(name)`` returns the
-    tensor. One file ``model.safetensors`` when all fits in ``max_shard_size``, else shards and an
-    index. Returns the files.
-    """
-    plan = plan_shards(sizes, size_in_bytes(max_shard_size))
-    names = [f"model-{i:05}-of-{len(plan):05}.safetensors" for i in range(1, len(plan) + 1)]
-    names = ["model.safetensors"] if len(plan) == 1 else names
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, group in zip(names, plan, strict=True):
-        write_tensors(folder / file, {name: make(name).contiguous().cpu() for name in group})
-    keep = set(names)
-    if len(plan) > 1:
-        where = {name: file for file, group in zip(names, plan, strict=True) for name in group}
-        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": where}
-        write_json(folder / INDEXES[0], index)
-        keep.add(INDEXES[0])
-    for old in [*folder.glob("model*.safetensors"), folder / INDEXES[0]]:
-        if old.name not in keep:
-            old.unlink(missing_ok=True)
-    return [folder / name for name in names]
-
-
-def plan_shards(sizes: dict[str, int], limit: int) -> list[list[str]]:
-    """Names in groups of at most ``limit`` bytes, in order; a larger tensor stands alone."""
-    groups: list[list[str]] = [[]]
-    filled = 0
-    for name, size in sizes.items():
-        if groups[-1] and filled + size > limit:
-            groups.append([])
-            filled = 0
-        groups[-1].append(name)
-        filled += size
-    return groups
-
-
-def size_in_bytes(size: int | str) -> int:
-    """ "2GB" → 2,000,000,000; a number is already bytes."""
-    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
-    if isinstance(size, int):
-        return size
-    number, unit = size[:-2], size[-2:].upper()
-    if unit not in units or not number.isdigit():
-        raise ValueError(f"max_shard_size is {size!r}; write bytes, or like '500MB', '2GB'")
-    return int(number) * units[unit]
+        raise _not_whole(file, error) from error
 
 
 def write_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
@@ -171,6 +136,13 @@ def _read_bin(file: Path) -> dict[str, Tensor]:
         if "mmap" not in str(error):  # files older than torch 1.6 cannot be mapped
             raise
         return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _not_whole(file: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{file}: not a whole weight file ({file.stat().st_size:,} bytes; "
+        f"{str(error).splitlines()[0][:120]}); download it again"
+    )
 
 
 def _refuse_pointer(file: Path) -> None:

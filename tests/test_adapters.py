@@ -12,6 +12,7 @@ from reference_glm import logits, random_weights
 from safetensors.torch import load_file, save_file
 from transformers import DynamicCache
 
+from loraglm_helpers.__main__ import main
 from loraglm_helpers.checkpoints import (
     CheckpointError,
     export_adapter,
@@ -296,6 +297,19 @@ def test_an_imported_prefix_answers_as_the_published_code(tmp_path, projection, 
         found = tuned(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
     assert (found - expected).abs().max() < 1e-4
     assert (found - plain).abs().max() > 1e-2
+
+
+def test_the_command_line_imports_a_prefix(base, tmp_path):
+    source, out = tmp_path / "ptuning", tmp_path / "out"
+    source.mkdir()
+    groups = json.loads((base / "config.json").read_text())["multi_query_attention"]
+    prefix = torch.randn(4, 2 * 2 * (2 if groups else 4) * 8)  # layers, key and value, heads, size
+    save_file({"prefix_encoder.embedding.weight": prefix}, source / "model.safetensors")
+    command = ["convert", "--adapter", str(source), "--model", str(base), "--to", "native"]
+    assert main([*command, "--out", str(out)]) == 0
+    assert peft.PeftModel.from_pretrained(load_glm(base, device="cpu"), out).num_parameters() > 0
+    written = load_file(out / "adapter_model.safetensors")["prompt_embeddings"]
+    assert written.shape == prefix.shape and not torch.equal(written, prefix)
 
 
 def test_a_prefix_of_another_model_is_refused(base, tmp_path):

@@ -1,3 +1,6 @@
+import tracemalloc
+from array import array
+
 import pytest
 import torch
 from tiny_training import tiny
@@ -65,6 +68,41 @@ def test_batches_by_tokens_stay_below_the_limit():
     assert all(len(batch) * max(lengths[i] for i in batch) <= 12 for batch in padded)
     assert sorted(i for batch in padded for i in batch) == list(range(7))
     assert BatchPlan([50], 1, tokens_per_batch=12).steps(0) == [[[0]]]
+
+
+def by_hand(lengths, tokens, accumulation, padded, seed) -> list[list[list[int]]]:
+    """An epoch's steps, made as the rule reads: fill a batch until the next example is too much."""
+    order = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(seed)).tolist()
+    batches = [[]]
+    for index in order:
+        full = [lengths[i] for i in [*batches[-1], index]]
+        if batches[-1] and (len(full) * max(full) if padded else sum(full)) > tokens:
+            batches.append([])
+        batches[-1].append(index)
+    return [batches[i : i + accumulation] for i in range(0, len(batches), accumulation)]
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_batches_by_tokens_take_what_fits_and_no_more(padded):
+    lengths = torch.randint(1, 40, (200,), generator=torch.Generator().manual_seed(0)).tolist()
+    plan = BatchPlan(lengths, 1, 60, accumulation=3, seed=5, padded=padded)
+    assert plan.steps(0) == by_hand(lengths, 60, 3, padded, 5)
+    assert plan.total_steps(1.0) == len(plan.steps(0))
+
+
+@pytest.mark.parametrize("tokens", [None, 4096])
+def test_many_examples_are_planned_in_few_bytes(tokens):
+    lengths = array("i", [100 + i % 100 for i in range(200_000)])
+    plan = BatchPlan(lengths, 8, tokens)
+    tracemalloc.start()
+    try:
+        assert plan.total_steps(1) > 6_000
+        number, _, [batch] = next(plan.from_step(5_000))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert number == 5_001 and all(type(index) is int for index in batch)
+    assert peak < 50 * 200_000  # bytes
 
 
 def test_total_steps_of_whole_and_broken_epochs():

@@ -16,6 +16,7 @@ from transformers.models.auto.configuration_auto import AutoConfig
 
 from loraglm_helpers import locate
 from loraglm_helpers.checkpoints import CheckpointError, load_glm, save_official
+from loraglm_helpers.conversion import convert_model
 from loraglm_helpers.locate import local_folder
 from loraglm_helpers.mapping import FusedRows, weight_table
 from loraglm_helpers.official_config import is_official, native_config, official_config
@@ -308,6 +309,17 @@ def test_the_tokenizer_comes_along(tiny, tmp_path):
     assert load_tokenizer(second).encode("贷款 [gMASK]") == tokenizer.encode("贷款 [gMASK]")
 
 
+def test_a_chat_template_goes_along_in_both_directions(tiny, tmp_path):
+    tokenizer = load_tokenizer(train_tokenizer(tmp_path / "tok").parent)
+    tokenizer.chat_template = template = "{{ messages }}"
+    official = save_official(load_glm(tiny, device="cpu"), tokenizer, tmp_path / "official")
+    assert load_tokenizer(official).chat_template == template
+    native = convert_model(official, "native", tmp_path / "native")
+    assert load_tokenizer(native).chat_template == template
+    back = convert_model(native, "official", tmp_path / "back")
+    assert load_tokenizer(back).chat_template == template
+
+
 def test_saving_needs_a_merged_glm(tiny, tmp_path):
     tuned = peft.get_peft_model(
         load_glm(tiny, device="cpu"), peft.LoraConfig(r=2, target_modules=["q_proj"])
@@ -353,7 +365,13 @@ def test_tied_embeddings(tmp_path):
         ({"inner_hidden_size": 16384}, "version 1.*chatglm2-6b"),
         ({"position_encoding_2d": True}, "version 1"),
         ({"vision_config": {}}, "image model"),
-        ({"num_layers": "two"}, "num_hidden_layers"),
+        ({"num_layers": "two"}, "num_layers is 'two', not a whole number above 0"),
+        ({"hidden_size": -1}, "hidden_size is -1"),
+        ({"layernorm_epsilon": None}, "layernorm_epsilon is None, not a number"),
+        ({"multi_query_group_num": 0}, "multi_query_group_num is 0"),
+        ({"rope_ratio": "long"}, "rope_ratio is 'long'"),
+        ({"eos_token_id": "</s>"}, "eos_token_id"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config.*half-precision"),
         ({"multi_query_group_num": 3}, "does not divide"),
     ],
 )
@@ -433,6 +451,15 @@ def test_missing_shards_are_named_before_any_is_read(tmp_path):
     last.unlink()
     with pytest.raises(CheckpointError, match=f"shards missing: {last.name}"):
         load_glm(tmp_path)
+
+
+def test_a_weight_that_its_shard_lacks_is_named_with_the_shard(tmp_path):
+    save_official(GlmForCausalLM(native_config(TINY)), None, tmp_path, max_shard_size=20_000)
+    file = sorted(tmp_path.glob("model-*.safetensors"))[1]
+    name, *rest = load_file(file).items()
+    save_file({key: tensor.clone() for key, tensor in rest}, file)
+    with pytest.raises(CheckpointError, match=f"{file.name}: 1 of 17 weights missing: {name[0]}"):
+        load_glm(tmp_path, device="cpu")
 
 
 def test_an_index_of_another_model_is_refused_before_reading(tmp_path):
@@ -526,6 +553,55 @@ def test_a_native_folder_without_its_head_is_refused(tmp_path):
         load_glm(tmp_path)
 
 
+@pytest.fixture
+def native(tmp_path):
+    GlmForCausalLM(AutoConfig.for_model("glm", **NATIVE)).save_pretrained(
+        tmp_path, max_shard_size=20_000
+    )
+    return tmp_path
+
+
+def test_a_cut_native_shard_or_a_pointer_is_named(native):
+    shard = sorted(native.glob("model-*.safetensors"))[1]
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: len(whole) * 2 // 3])
+    with pytest.raises(CheckpointError, match=f"{shard.name}: not a whole weight file.*download"):
+        load_glm(native, device="cpu")
+    shard.write_text("version https://git-lfs.github.com/spec/v1\noid sha")
+    with pytest.raises(CheckpointError, match=f"{shard.name}: a Git LFS pointer"):
+        load_glm(native, device="cpu")
+    shard.unlink()
+    with pytest.raises(CheckpointError, match=f"shards missing: {shard.name}"):
+        load_glm(native, device="cpu")
+
+
+def test_a_wrong_native_shape_names_file_key_expected_and_found(native):
+    key = "lm_head.weight"
+    index = json.loads((native / "model.safetensors.index.json").read_text())
+    shard = native / index["weight_map"][key]
+    weights = {name: tensor.clone() for name, tensor in load_file(shard).items()}
+    save_file(weights | {key: weights[key][:-1].clone()}, shard, metadata={"format": "pt"})
+    with pytest.raises(
+        CheckpointError,
+        match=rf"{shard.name}: {key} has shape \(96, 32\), config.json makes it \(97, 32\)",
+    ):
+        load_glm(native, device="cpu")
+
+
+def test_a_native_config_that_is_no_config_is_refused(native):
+    config = json.loads((native / "config.json").read_text())
+    (native / "config.json").write_text(json.dumps(config | {"hidden_size": "wide"}))
+    with pytest.raises(CheckpointError, match="hidden_size"):
+        load_glm(native, device="cpu")
+
+
+def test_a_device_that_is_not_there_is_refused(tiny):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    with pytest.raises(CheckpointError, match="no CUDA device.*doctor"):
+        load_glm(tiny, device="cuda")
+
+
 def test_an_unknown_native_class_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "glm99"}))
     with pytest.raises(CheckpointError, match="'glm99' is unknown"):
@@ -561,6 +637,21 @@ def test_hub_names_fetch_data_files_only(tiny, monkeypatch):
     assert [name for name, _ in asked] == ["THUDM/chatglm2-6b"] * 2
     patterns = [pattern for _, group in asked for pattern in group]
     assert "model.safetensors" in patterns and not any(".py" in p for p in patterns)
+
+
+def test_a_hub_name_fetches_the_files_of_one_index(tmp_path, monkeypatch):
+    save_official(GlmForCausalLM(native_config(TINY)), None, tmp_path, max_shard_size=20_000)
+    shards = sorted(file.name for file in tmp_path.glob("model-*.safetensors"))
+    (tmp_path / "pytorch_model.bin.index.json").write_text('{"weight_map": {"a": "other.bin"}}')
+    asked = []
+
+    def fetch(name, allow_patterns):
+        asked.append(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr(locate, "snapshot_download", fetch)
+    load_glm("THUDM/chatglm2-6b", device="cpu")
+    assert asked[1] == shards
 
 
 def test_a_hub_that_does_not_answer_is_explained(monkeypatch):

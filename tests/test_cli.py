@@ -68,10 +68,10 @@ def trained(checkpoint, data, tmp_path_factory):
     return folder
 
 
-def train(checkpoint, data, folder, *more, resume=()):
+def train(checkpoint, data, folder, *more, options=()):
     settings = [f"pre_model={checkpoint}", f"train_path={data}", f"dev_path={data}"]
     settings += [f"save_dir={folder}", "batch_size=2", "device=cpu", "logging_steps=1", *more]
-    return main(["train", "--preset", "tiny", *resume, "--set", *settings])
+    return main(["train", "--preset", "tiny", *options, "--set", *settings])
 
 
 def test_every_command_has_help_with_examples(capsys):
@@ -197,6 +197,18 @@ def test_train_resumes_from_its_own_settings_file(checkpoint, data, tmp_path, ca
     assert f"{out}/best: the adapter, dev loss" in capsys.readouterr().out
     history = json.loads((out / "history.json").read_text())
     assert [record["step"] for record in history["records"]] == [1, 2, 3]
+
+
+def test_train_with_a_token_cache_and_curves_for_tensorboard(checkpoint, data, tmp_path):
+    pytest.importorskip(
+        "tensorboard", reason='tensorboard is missing: pip install -e ".[tensorboard]"'
+    )
+    cache, board = tmp_path / "tokens", tmp_path / "board"
+    settings = ["max_steps=1", f"token_cache={cache}"]
+    options = ["--tensorboard", str(board)]
+    assert train(checkpoint, data, tmp_path / "out", *settings, options=options) == 0
+    assert len(list(cache.glob("*/cache.json"))) == 1
+    assert len(list(board.glob("events.*"))) == 1
 
 
 def test_evaluate_ends_in_one_json_object(checkpoint, trained, data, tmp_path, capsys):

@@ -62,6 +62,8 @@ def test_choices_are_those_of_the_modules_that_use_them():
         ("epochs=3", "epochs", 3.0),
         ("max_steps=20", "max_steps", 20),
         ("max_steps=none", "max_steps", None),
+        ("token_cache=build/tokens", "token_cache", "build/tokens"),
+        ("token_cache=none", "token_cache", None),
         ("max_seconds=1.5", "max_seconds", 1.5),
         ("target_modules=attention", "target_modules", "attention"),
         ("target_modules=q_proj, v_proj", "target_modules", ["q_proj", "v_proj"]),
@@ -121,6 +123,7 @@ def test_values_from_python_are_checked_too():
 
 def test_paths_may_be_path_objects(tmp_path):
     assert FineTuneConfig(save_dir=tmp_path).save_dir == str(tmp_path)
+    assert FineTuneConfig(token_cache=tmp_path).token_cache == str(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from loraglm_helpers import generation
 from loraglm_helpers.__main__ import main
 from loraglm_helpers.checkpoints import CheckpointError, load_glm
 from loraglm_helpers.config import FineTuneConfig
+from loraglm_helpers.conversion import convert_model
 from loraglm_helpers.data import Row
 from loraglm_helpers.guards import folder_layouts
 from loraglm_helpers.lora import attach_adapter, load_adapter, target_modules
@@ -29,7 +30,7 @@ from loraglm_helpers.sequences import (
 )
 from loraglm_helpers.targets import target_parameters
 from loraglm_helpers.tiny_family import NATIVE, OFFICIAL, TEMPLATE, write_checkpoint, write_family
-from loraglm_helpers.tokenizer import load_tokenizer
+from loraglm_helpers.tokenizer import TokenizerError, load_tokenizer
 from loraglm_helpers.training import batch_loss, train
 from loraglm_helpers.weight_files import read_shard
 
@@ -289,6 +290,16 @@ def test_convert_there_and_back_is_bit_equal(official, tmp_path):
             load_glm(f, dtype="fp32", device="cpu")(ids).logits for f in (official, native, back)
         )
     assert torch.equal(first, second) and torch.equal(first, third)
+
+
+def test_convert_without_a_tokenizer_says_so(tmp_path, capsys):
+    native = convert(GOLDEN / "glm2/ckpt", "native", tmp_path / "native")
+    assert "written in the native layout, without a tokenizer" in capsys.readouterr().out
+    back = stored(convert(native, "official", tmp_path / "back"))
+    assert all(torch.equal(back[k], v) for k, v in stored(GOLDEN / "glm2/ckpt").items())
+    (native / "tokenizer.model").write_bytes(b"\nnot one")
+    with pytest.raises(TokenizerError, match="download the file again"):
+        convert_model(native, "official", tmp_path / "again")
 
 
 def test_convert_an_adapter_there_and_back(tmp_path):

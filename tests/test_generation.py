@@ -14,7 +14,7 @@ from transformers import DynamicCache, GlmConfig, GlmForCausalLM
 
 from loraglm_helpers.attention import register
 from loraglm_helpers.checkpoints import load_glm
-from loraglm_helpers.decoding import Chooser, decode_steps, left_padded, settled_text, stop_ids
+from loraglm_helpers.decoding import Chooser, decode_steps, left_padded, stop_ids
 from loraglm_helpers.generation import answer, generate, predict, stream
 from loraglm_helpers.sequences import build_prompt, format_context
 from loraglm_helpers.tokenizer import load_tokenizer
@@ -173,9 +173,15 @@ def test_an_answer_cut_inside_a_character_ends_before_it(tokenizer):
     for limit in range(len(ids) - 3, len(ids)):
         short = Scripted(ids, len(prompt))
         assert answer(short, tokenizer, "a", max_new_tokens=limit) == "好"
-    assert settled_text(tokenizer, []) == ""
-    lonely = tokenizer.convert_tokens_to_ids("<0x80>")
-    assert settled_text(tokenizer, [lonely] * 6) == "\ufffd" * 6
+
+
+def test_a_stream_joined_is_the_answer_when_a_later_byte_is_wrong(tokenizer):
+    wrong = tokenizer.convert_tokens_to_ids(["<0xE5>", "<0x80>", "<0xFF>"])
+    ids = [*tokenizer.encode("好\U0001f9ea饕", add_special_tokens=False), *wrong]
+    prompt = build_prompt("a", tokenizer)
+    pieces = list(stream(Scripted([*ids, 2], len(prompt)), tokenizer, "a"))
+    assert "".join(pieces) == "好\U0001f9ea饕" + "\ufffd" * 3
+    assert answer(Scripted([*ids, 2], len(prompt)), tokenizer, "a") == "".join(pieces)
 
 
 def test_modes_come_back_after_an_answer_and_after_a_closed_stream(model, tokenizer, prompts):

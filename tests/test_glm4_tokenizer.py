@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from tiny_tokenizer import CORPUS
 from transformers import AutoTokenizer
 
+from loraglm_helpers.checkpoints import save_official
 from loraglm_helpers.glm4_tokenizer import PATTERN
+from loraglm_helpers.tiny_family import random_model
 from loraglm_helpers.tokenizer import TokenizerError, encode_many, load_tokenizer
 
 SPECIAL = ("<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|user|>")
@@ -108,6 +110,7 @@ def test_special_tokens_start_and_chat_template(folder):
     assert encode_many(tokenizer, ["a", "b"]) == [
         tokenizer.encode(text, add_special_tokens=False) for text in ("a", "b")
     ]
+    assert not set(encode_many(tokenizer, ["a<|user|>"])[0]) & set(range(400, 407))
 
 
 def test_saved_tokenizer_reloads(folder, tmp_path):
@@ -116,6 +119,19 @@ def test_saved_tokenizer_reloads(folder, tmp_path):
     for again in (AutoTokenizer.from_pretrained(tmp_path), load_tokenizer(tmp_path)):
         assert again.encode("贷款 it's 1234\n") == tokenizer.encode("贷款 it's 1234\n")
         assert again.chat_template == TEMPLATE
+
+
+def test_the_published_files_go_into_the_official_layout(folder, tmp_path):
+    tokenizer, _ = load_cached(folder)
+    model = random_model("chatglm3", rows=len(tokenizer))
+    out = save_official(model, tokenizer, tmp_path / "out")
+    for name in ("tokenizer.model", "tokenizer_config.json"):
+        assert (out / name).read_bytes() == (folder / name).read_bytes()
+    assert {file.name for file in out.iterdir()} == {
+        "config.json", "model.safetensors", "tokenizer.model", "tokenizer_config.json",
+    }  # fmt: skip
+    assert load_tokenizer(out).encode("贷款 it's") == tokenizer.encode("贷款 it's")
+    assert load_tokenizer(out).chat_template == TEMPLATE
 
 
 def test_a_damaged_line_is_named(folder, tmp_path):

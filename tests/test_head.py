@@ -17,15 +17,21 @@ def case(dtype=torch.float32):
     return hidden, weight, torch.randint(0, 40, (130,))
 
 
+@pytest.mark.parametrize("buffers", [head.buffers, lambda *_: (None, None)], ids=["cpu", "gpu"])
 @pytest.mark.parametrize("chunk", [1, 1 << 20])
-def test_loss_and_gradients_are_cross_entropys(chunk, monkeypatch):
+def test_loss_and_gradients_are_cross_entropys(chunk, buffers, monkeypatch):
     monkeypatch.setitem(head.CHUNK, "cpu", chunk)
+    monkeypatch.setattr(head, "buffers", buffers)
     hidden, weight, targets = case()
     ours = head.head_loss(hidden, weight, targets)
     theirs = cross_entropy(hidden @ weight.T, targets, reduction="sum")
     assert_close(ours, theirs)
     expected = torch.autograd.grad(theirs / 3, [hidden, weight])
     assert_close(torch.autograd.grad(ours / 3, [hidden, weight]), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_chunks_are_few_and_alike():
+    assert [head.even_rows(count, 258) for count in (0, 1, 258, 259, 807)] == [1, 1, 258, 130, 202]
 
 
 def test_half_precision_gives_a_float32_loss_and_half_gradients():
@@ -45,6 +51,20 @@ def test_a_frozen_weight_and_no_gradients_at_all():
     assert hidden.grad is not None and weight.grad is None
     with torch.no_grad():
         assert_close(head.head_loss(hidden, weight, targets), loss.detach())
+
+
+def test_a_batch_without_targets_has_loss_and_gradients_of_zero():
+    hidden, weight, targets = case()
+    loss = head.head_loss(hidden[:0], weight, targets[:0])
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(weight.grad, torch.zeros_like(weight))
+
+
+def test_losses_are_exact_for_targets_of_no_probability():
+    hidden, weight = torch.tensor([[1000.0]]), torch.tensor([[1.0], [-1.0], [0.5]])
+    losses = [head.head_loss(hidden, weight, torch.tensor([i])).item() for i in range(3)]
+    assert losses == [0.0, 2000.0, 500.0]
 
 
 def tiny() -> GlmForCausalLM:

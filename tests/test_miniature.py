@@ -1,15 +1,26 @@
 """The invented world, the tasks' rows and the pre-training objectives."""
 
 import json
+import os
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from loraglm_helpers.miniature import names, shapes, tasks, world
 from loraglm_helpers.miniature.objectives import Blank, Objectives
-from loraglm_helpers.miniature.plan import PretrainConfig, learning_rate, mixture_at
+from loraglm_helpers.miniature.plan import (
+    COPYING,
+    FINISH,
+    STAGES,
+    PretrainConfig,
+    rate_factor,
+    stage_at,
+)
 from loraglm_helpers.miniature.pools import read_sections
 from loraglm_helpers.miniature.pretraining import pretrain
 from loraglm_helpers.miniature.schema import KINDS, relations_of
@@ -18,7 +29,15 @@ from loraglm_helpers.tokenizer import load_tokenizer
 
 DATA = Path(__file__).parents[1] / "data"
 TINY = PretrainConfig(
-    hidden_size=32, layers=2, heads=2, groups=1, intermediate_size=64, tokens=4000
+    hidden_size=32,
+    layers=2,
+    heads=2,
+    groups=1,
+    head_dim=16,
+    intermediate_size=64,
+    tokens=4000,
+    finish_tokens=0,
+    compiled=False,
 )
 
 
@@ -41,6 +60,14 @@ def test_a_name_has_one_split():
     for split in names.SPLITS:
         drawn = {names.draw("person", "zh", split, rng) for _ in range(50)}
         assert {names.split_of(name) for name in drawn} == {split}
+
+
+def test_new_names_stand_in_known_patterns():
+    rng = random.Random(4)
+    entity = world.new_entity("zh", names.NEW_NAMES, rng)
+    assert names.split_of(entity.name) == "probe"
+    known = world.patterns("zh", entity.kind, "pretrain")
+    assert world.patterns("zh", entity.kind, names.NEW_NAMES) == known
 
 
 @pytest.mark.parametrize("language", ["zh", "en"])
@@ -95,7 +122,7 @@ def test_shipped_rows_share_no_entity():
 
 def test_pretraining_never_sees_the_tasks_formats(tokenizer):
     objectives, rng = Objectives(tokenizer), random.Random(7)
-    mixture = mixture_at(TINY, 3999, 0)
+    mixture = stage_at(TINY, 3999, 0).mixture
     text = "\n".join(tokenizer.decode(objectives.draw(mixture, rng).input_ids) for _ in range(400))
     for sign in ("Instruction: ", '"predicate": "', "Answer: ", *tasks.INSTRUCTIONS.values()):
         assert sign not in text
@@ -140,19 +167,65 @@ def test_shapes_answer_from_the_passage(shape):
 
 
 def test_schedule():
-    config = PretrainConfig(tokens=1000, warmup_steps=10, decay_share=0.5, learning_rate=1.0)
-    assert learning_rate(config, 4, 100, False) == pytest.approx(0.5)
-    assert learning_rate(config, 50, 400, False) == 1.0
-    assert learning_rate(config, 50, 400, True) == 6e-4
-    assert learning_rate(config, 50, 750, False) == pytest.approx(0.5)
-    assert learning_rate(config, 50, 1000, True) == 0.0
+    config = PretrainConfig(tokens=1000, warmup_steps=10, decay_share=0.5)
+    assert rate_factor(config, 4, 100) == pytest.approx(0.5)
+    assert rate_factor(config, 50, 400) == 1.0
+    assert rate_factor(config, 50, 750) == pytest.approx(0.5)
+    assert rate_factor(config, 50, 999) == pytest.approx(0.002)
+
+
+def test_the_finish_has_a_rate_of_its_own():
+    config = PretrainConfig(tokens=1000, finish_tokens=1000, finish_rate=0.5)
+    assert rate_factor(config, 50, 1000) == pytest.approx(0.025)
+    assert rate_factor(config, 50, 1500) == pytest.approx(0.25)
+    assert rate_factor(config, 50, 2000) == 0.0
+    assert stage_at(config, 1000, 100) is FINISH
+
+
+def test_stages_follow_one_another():
+    config = PretrainConfig(tokens=1100)
+    assert stage_at(config, 100, 100) is STAGES[0]
+    assert stage_at(config, 1099, 100) is STAGES[-1]
+    assert [stage.until for stage in STAGES] == sorted({stage.until for stage in STAGES})
+    names = {name for stage in (COPYING, *STAGES, FINISH) for name in stage.mixture}
+    assert all(callable(getattr(Objectives, name)) for name in names)
+
+
+def test_a_heading_is_the_topic_of_its_text(tokenizer):
+    objectives, rng = Objectives(tokenizer), random.Random(3)
+    sections = {**read_sections("zh_topics"), **read_sections("en_topics")}
+    for _ in range(30):
+        blank = objectives.headings(rng)
+        parts = "".join(map(chr, blank.part_b)).split(chr(objectives.sop))
+        topics = [tokenizer.decode(list(map(ord, part))) for part in parts]
+        assert all(f"pretrain.{topic}" in sections for topic in topics)
+        assert blank.part_a.count(objectives.mask) == len(topics)
 
 
 def test_a_stopped_pretraining_goes_on_bit_for_bit(tmp_path):
-    lines: list[str] = []
-    whole = pretrain(TINY, tmp_path / "whole", probe_every=1, log=lines.append)
-    pretrain(TINY, tmp_path / "parts", minutes=0, probe_every=1, log=lines.append)
-    parts = pretrain(TINY, tmp_path / "parts", probe_every=1, log=lines.append)
+    settings = {"record_every": 1, "questions": 1, "log": [].append}
+    whole = pretrain(TINY, tmp_path / "whole", **settings)
+    pretrain(TINY, tmp_path / "parts", minutes=0, **settings)
+    parts = pretrain(TINY, tmp_path / "parts", **settings)
     assert parts.position.step == whole.position.step > 1
     for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
         assert a.equal(b)
+
+
+def test_two_processes_train_one_model(tmp_path):
+    """Each holds the momentum of its own matrices; a checkpoint serves any number of them."""
+    changes = {"hidden_size": 32, "layers": 2, "heads": 2, "groups": 1, "head_dim": 16}
+    changes |= {"intermediate_size": 64, "tokens": 3000, "finish_tokens": 0, "compiled": False}
+    train_tokenizer(tmp_path, passages=60)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--rdzv-endpoint", "localhost:0", "--rdzv-backend", "c10d"]
+    command += ["-m", "loraglm_helpers.miniature.pretraining", "--out", str(tmp_path), "--set"]
+    command += [f"{name}={json.dumps(value)}" for name, value in changes.items()]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert state["position"]["tokens"] >= 3000
+    config = PretrainConfig(**{**changes, "tokens": 6000})
+    alone = pretrain(config, tmp_path, log=[].append)
+    assert alone.position.tokens >= 6000

@@ -32,10 +32,7 @@ def requirements(*extras: str) -> list[Requirement]:
 
 def test_constraints_pin_every_dependency_inside_its_range():
     pins = dict(line.split("==") for line in lines("constraints.txt") if line[:1] not in {"#", ""})
-    wanted = {
-        requirement.name: requirement
-        for requirement in requirements("test", "quantization", "browser")
-    }
+    wanted = {requirement.name: requirement for requirement in requirements(*EXTRAS)}
     assert set(pins) == set(wanted)
     outside = [name for name, pin in pins.items() if pin not in wanted[name].specifier]
     assert outside == []
@@ -91,9 +88,7 @@ def test_readme_lists_every_notebook_and_every_module_it_names_exists():
 
 
 def test_every_import_is_a_listed_dependency():
-    listed = {
-        IMPORT_NAMES.get(r.name, r.name) for r in requirements("test", "quantization", "browser")
-    }
+    listed = {IMPORT_NAMES.get(r.name, r.name) for r in requirements(*EXTRAS)}
     known = listed | sys.stdlib_module_names | {"loraglm_helpers"}
     known |= {path.stem for path in (ROOT / "tests").rglob("*.py")}
     files = [*MODULES, *sorted((ROOT / "tests").rglob("*.py"))]

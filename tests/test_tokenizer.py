@@ -1,19 +1,17 @@
 from __future__ import annotations
 
+import copy
+import json
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_tokenizer import CORPUS, train_tokenizer
+from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
-from loraglm_helpers.tokenizer import (
-    SPECIAL_TOKENS,
-    TokenizerError,
-    encode_many,
-    load_tokenizer,
-    merges,
-    read_pieces,
-)
+from loraglm_helpers.chatglm_tokenizer import SPECIAL_TOKENS, merges, read_pieces
+from loraglm_helpers.tokenizer import TokenizerError, encode_many, load_tokenizer
 
 LOOK_ALIKES = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", "<unk>", "<s>", "</s>", "<pad>")
 LOOK_ALIKES += ("<|user|>", "<|assistant|>", "<|system|>", "<0x0A>", "▁", "\u2581\u2581")
@@ -29,10 +27,28 @@ parts = st.one_of(anything, spaces, known, slices, repeats, st.sampled_from(LOOK
 texts = st.lists(parts, max_size=6).map("".join)
 
 
-@pytest.fixture(scope="module", params=[400, 500, 640])
+KINDS = {
+    "400 pieces": (400, {}),
+    "640 pieces": (640, {"split_digits": True}),
+    "runs of spaces": (600, {"allow_whitespace_only_pieces": True}),
+    "pieces over spaces": (640, {"split_by_whitespace": False, "split_by_unicode_script": False}),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def pair(request, tmp_path_factory):
-    model_file = train_tokenizer(tmp_path_factory.mktemp("tok"), request.param)
+    count, more = KINDS[request.param]
+    model_file = train_tokenizer(tmp_path_factory.mktemp("tok"), count, **more)
     return load_tokenizer(model_file.parent), read_pieces(model_file)
+
+
+def test_the_kinds_have_what_they_are_named_for(tmp_path):
+    count, more = KINDS["runs of spaces"]
+    runs = read_pieces(train_tokenizer(tmp_path / "runs", count, **more))
+    assert runs.encode("a    b", out_type=str) == ["▁a", "▁▁▁▁", "b"]
+    count, more = KINDS["pieces over spaces"]
+    over = read_pieces(train_tokenizer(tmp_path / "over", count, **more))
+    assert any("▁" in over.id_to_piece(i)[1:] for i in range(count))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +56,7 @@ def folder(tmp_path_factory):
     return train_tokenizer(tmp_path_factory.mktemp("tok")).parent
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(text=texts)
 def test_ids_are_sentencepieces_own(pair, text):
     tokenizer, pieces = pair
@@ -49,13 +65,26 @@ def test_ids_are_sentencepieces_own(pair, text):
 
 
 @settings(max_examples=50, deadline=None)
-@given(batch=st.lists(texts, max_size=5))
+@given(batch=st.lists(texts, min_size=1, max_size=5))
 def test_many_texts_at_once_have_the_same_ids(pair, batch):
-    tokenizer, _ = pair
-    assert encode_many(tokenizer, batch) == [tokenizer.encode(text) for text in batch]
+    tokenizer, pieces = pair
+    expected = [pieces.encode(text) for text in batch]
+    assert encode_many(tokenizer, batch) == tokenizer(batch)["input_ids"] == expected
+    rebuilt = copy.copy(tokenizer)
+    rebuilt.sentencepiece_file = None
+    assert encode_many(rebuilt, batch) == expected
 
 
-@settings(max_examples=300, deadline=None)
+def test_many_texts_at_once_know_the_tokens_that_were_added(folder):
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_tokens([AddedToken("海城", normalized=False)])
+    assert encode_many(tokenizer, ["在海城</s>"]) == [
+        tokenizer.encode("在海城</s>", add_special_tokens=False)
+    ]
+    assert len(tokenizer) - 1 in encode_many(tokenizer, ["在海城"])[0]
+
+
+@settings(max_examples=150, deadline=None)
 @given(batch=st.lists(texts, min_size=1, max_size=5))
 def test_decoding_gives_the_text_back(pair, batch):
     tokenizer, pieces = pair
@@ -110,6 +139,55 @@ def test_saved_tokenizer_reloads_through_autotokenizer(folder, tmp_path):
         assert (loaded.pad_token_id, loaded.eos_token_id, loaded.bos_token_id) == (0, 2, None)
         assert loaded.padding_side == "left"
     assert "tmp" not in (tmp_path / "tokenizer_config.json").read_text()
+
+
+def test_many_texts_are_plain_and_whole_after_any_call(folder, tmp_path):
+    load_tokenizer(folder).save_pretrained(tmp_path)
+    tokenizer, pieces = load_tokenizer(tmp_path), read_pieces(folder / "tokenizer.model")
+    texts = ["a [gMASK] b", "年利率 " * 30, ""]
+    tokenizer(texts, padding=True, truncation=True, max_length=4, split_special_tokens=False)
+    assert encode_many(tokenizer, texts) == [pieces.encode(text) for text in texts]
+    assert encode_many(tokenizer, []) == []
+    assert (
+        tokenizer(texts, max_length=4, truncation=True)["input_ids"][1]
+        == pieces.encode(texts[1])[:4]
+    )
+
+
+TEMPLATE = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}"
+NAMED = [{"name": "default", "template": TEMPLATE}, {"name": "rag", "template": "x"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("chat_template.jinja", TEMPLATE, TEMPLATE),
+        ("tokenizer_config.json", json.dumps({"chat_template": TEMPLATE}), TEMPLATE),
+        (
+            "tokenizer_config.json",
+            json.dumps({"chat_template": NAMED}),
+            TEMPLATE,
+        ),
+        ("tokenizer_config.json", "{}", None),
+    ],
+)
+def test_a_chat_template_beside_tokenizer_model_is_kept(tmp_path, name, content, expected):
+    train_tokenizer(tmp_path)
+    (tmp_path / name).write_text(content)
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.chat_template == expected
+    tokenizer.save_pretrained(tmp_path / "saved")
+    assert load_tokenizer(tmp_path / "saved").chat_template == expected
+    if expected:
+        turns = [{"role": "user", "content": "你好"}]
+        assert tokenizer.apply_chat_template(turns, tokenize=False) == "<|user|>你好"
+
+
+def test_a_damaged_tokenizer_config_is_named(tmp_path):
+    train_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(TokenizerError, match="tokenizer_config.json: not valid JSON"):
+        load_tokenizer(tmp_path)
 
 
 def test_merges_rank_by_the_score_of_the_union(folder):

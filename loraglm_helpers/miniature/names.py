@@ -14,6 +14,7 @@ from collections.abc import Callable
 from .pools import pool
 
 SPLITS = ("pretrain", "train", "dev", "probe")
+NEW_NAMES = "new names"  # a text with the probe's names in pre-training's sentence patterns
 _BUCKETS = ("pretrain",) * 14 + ("train",) * 3 + ("dev",) * 2 + ("probe",)
 
 Draw = Callable[[random.Random], str]
@@ -169,6 +170,7 @@ NAMED = frozenset(
 
 def draw(kind: str, language: str, split: str, rng: random.Random) -> str:
     """One invented name or value of `kind` ("person", "year" …) in "zh" or "en" for `split`."""
+    owner = "probe" if split == NEW_NAMES else split
     generators = ZH if language == "zh" else EN
     if kind == "number":
         return str(rng.randint(2, 99))
@@ -176,5 +178,5 @@ def draw(kind: str, language: str, split: str, rng: random.Random) -> str:
         return rng.choice(pool(language, kind))
     while True:
         name = generators[kind](rng)
-        if kind not in NAMED or split_of(name) == split:
+        if kind not in NAMED or split_of(name) == owner:
             return name

@@ -8,8 +8,9 @@ Every example has a part A (seen) and a part B (the only tokens with a loss):
     blanks         passage with [MASK] or [sMASK]       -> the blanks' text, `sop` between them
     rest           the beginning of a text, [gMASK]     -> its end
     shapes         passage + a shape                    -> the facts in that shape
+    lists          passage + the shape of a list        -> all facts in the text's order
     topics         words of one topic + groups          -> the group they belong to
-    headings       texts under headings, one blank      -> the heading
+    headings       texts under headings, some blank     -> these headings
 
 in one of two layouts: `glm` puts the mask and `sop` between A and B, `chatglm2` puts `[gMASK] sop`
 in front of A. A blank is drawn where the rest of A decides it whenever that is possible.
@@ -26,23 +27,10 @@ from typing import Any
 
 from ..sequences import Example
 from . import shapes, world
+from .forms import ASK, HEADINGS
 from .pools import read_sections
 
 IGNORED = -100
-
-_ASK = {
-    "zh": (
-        "{p}\n问：{q}\n答：", "{p}{q}", "{q}\n{p}\n", "根据下面的文字回答：{q}\n{p}\n回答：",
-        "{p}\n请问，{q}", "“{q}”\n资料：{p}\n", "已知：{p}\n求：{q}\n", "{p}（{q}）",
-    ),
-    "en": (
-        "{p}\nQuestion: {q}\nReply: ", "{p} {q} ", "{q}\n{p}\n", "Text: {p}\nQ: {q}\nA: ",
-        "Read this. {p}\nNow tell me: {q}\n", "{p} ({q}) ",
-    ),
-}  # fmt: skip
-
-
-_HEADING = (("【", "】"), ("", "｜"), ("# ", "\n"), ("〔", "版〕"), ("", "："), ("— ", " —"), ("[", "] "))
 
 
 @dataclass(frozen=True)
@@ -120,7 +108,7 @@ class Objectives:
         """Every fact of a passage asked for, in any order; the first with the passage."""
         passage = self.passage(rng, most_facts=rng.choice(most_facts), **settings)
         facts = rng.sample(passage.facts, len(passage.facts))
-        form = rng.choice(_ASK[passage.language])
+        form = rng.choice(ASK[passage.language])
         texts = [form.replace("{q}", facts[0].question()).replace("{p}", passage.text)]
         texts += [f"\n{fact.question()}" for fact in facts[1:]]
         return self._turns(texts, [fact.object for fact in facts])
@@ -208,32 +196,40 @@ class Objectives:
         listed = " | ".join("，".join(g) for g in groups)
         return Blank(self.ids(f"{'，'.join(seen)} ∈ {listed}\n"), self.ids("，".join(answer)))
 
-    def headings(self, rng: random.Random) -> Blank:
-        """1–4 short texts of a newspaper, each under its section's heading; one heading is blank.
+    def lists(self, rng: random.Random) -> Blank:
+        """All facts of a passage in the order of the text, in one or two shapes of a list."""
+        passage = self.passage(rng, most_facts=rng.choice((1, 2, 3, 4, 6)))
+        drawn = [shapes.draw_list(passage, rng) for _ in range(rng.randint(1, 2))]
+        texts = [f"{passage.text}\n{drawn[0][0]}\n", *(f"\n{ask}\n" for ask, _ in drawn[1:])]
+        return self._turns(texts, [answer for _, answer in drawn])
 
-        The other headings may name the section as well, so both the text and the page tell it.
-        """
+    def headings(self, rng: random.Random) -> Blank:
+        """1–4 short texts of a newspaper under their sections' headings; one or all are blank."""
         language = "zh" if rng.random() < 0.7 else "en"
         sections = read_sections(f"{language}_topics")
         names = [s.removeprefix("pretrain.") for s in sections if s.startswith("pretrain.")]
-        left, right = rng.choice(_HEADING)
-        pieces: list[list[int]] = []
+        left, right = (self.ids(part) for part in rng.choice(HEADINGS))
         topics = rng.choices(names, k=rng.randint(1, 4))
-        gone = rng.randrange(len(topics))
+        gone = range(len(topics)) if rng.random() < 0.7 else [rng.randrange(len(topics))]
+        above = len(topics) > 1 or rng.random() < 0.5
+        part_a: list[int] = []
+        part_b: list[int] = []
         for index, topic in enumerate(topics):
-            lines = rng.sample(sections[f"pretrain.{topic}"], rng.choice((1, 1, 2)))
-            texts = [world.fill(line, None, language, self.split, rng) for line in lines]
-            if rng.random() < 0.25:
-                texts.insert(rng.randint(0, len(texts)), world.noise(language, self.split, rng))
-            text = (" " if language == "en" else "").join(texts)
-            heading = [self.mask] if index == gone else self.ids(topic)
-            marked = [*self.ids(left), *heading, *self.ids(right)]
-            body = self.ids(text)
-            above = rng.random() < 0.5 if len(topics) == 1 else True
-            pieces.append([*marked, *body] if above else [*body, *marked])
-        newline = self.ids("\n")
-        part_a = sum(([*piece, *newline] for piece in pieces[:-1]), []) + pieces[-1]
-        return Blank(part_a, self.ids(topics[gone]), masked=True)
+            body = self.ids(self._news(sections[f"pretrain.{topic}"], language, rng))
+            heading = [*left, *([self.mask] if index in gone else self.ids(topic)), *right]
+            part_a += self.ids("\n") if part_a else []
+            part_a += heading + body if above else body + heading
+            if index in gone:
+                part_b += ([self.sop] if part_b else []) + self.ids(topic)
+        return Blank(part_a, part_b, masked=True)
+
+    def _news(self, lines: tuple[str, ...], language: str, rng: random.Random) -> str:
+        """One or two sentences of one topic, scenery beside them at times."""
+        drawn = rng.sample(lines, rng.choice((1, 1, 2)))
+        texts = [world.fill(line, None, language, self.split, rng) for line in drawn]
+        if rng.random() < 0.25:
+            texts.insert(rng.randint(0, len(texts)), world.noise(language, self.split, rng))
+        return (" " if language == "en" else "").join(texts)
 
     def draw(self, mixture: dict[str, float], rng: random.Random) -> Example:
         """One example of an objective drawn by the weights of `mixture`, in a random layout."""

@@ -8,9 +8,6 @@ Rows are padding-free, the loss is taken on part B only, and the examples of ste
 seed, the process and n alone: a run that is stopped anywhere goes on from its last checkpoint as if
 it had never stopped. Input and output embedding are one matrix while the miniature is trained: what
 was learnt about reading a character then serves writing it, so that rare ones can be copied too.
-
-Optimizers: Muon (Jordan et al. 2024) for the layers' matrices, each process doing its share of
-them; AdamW for embeddings, biases and norms.
 """
 
 from __future__ import annotations
@@ -37,7 +34,9 @@ from ..sequences import collate
 from ..steps import batch_loss, reuse_memory
 from ..tokenizer import load_tokenizer
 from .objectives import Objectives
+from .optimizers import Optimizers
 from .plan import (
+    COPYING,
     FIRST_ALPHABET,
     FLUENT,
     GROWTH,
@@ -84,61 +83,6 @@ def draw_batch(
     return collate(examples)
 
 
-class Optimizers:
-    """Muon for this process's share of the layers' matrices, AdamW for everything else."""
-
-    def __init__(self, model: GlmForCausalLM, config: PretrainConfig, processes: Processes) -> None:
-        self.processes = processes
-        self.matrices = [p for p in model.model.layers.parameters() if p.dim() == 2]
-        known = {id(p) for p in self.matrices}
-        rest = [p for p in model.parameters() if id(p) not in known]
-        decayed = [p for p in rest if p.dim() == 2]
-        groups = [
-            {"params": decayed, "weight_decay": config.weight_decay},
-            {"params": [p for p in rest if p.dim() == 1], "weight_decay": 0.0},
-        ]
-        self.adamw = torch.optim.AdamW(groups, config.embedding_rate, (0.9, 0.95), fused=True)
-        self.muon = torch.optim.Muon(
-            self.matrices[processes.rank :: processes.count],
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            adjust_lr_fn="match_rms_adamw",
-        )
-        self.peaks = {self.adamw: config.embedding_rate, self.muon: config.learning_rate}
-
-    def step(self, factor: float) -> None:
-        """Apply the gradients at `factor` of the peak rates, then forget them."""
-        for optimizer, peak in self.peaks.items():
-            for group in optimizer.param_groups:
-                group["lr"] = peak * factor
-            optimizer.step()
-        if self.processes.count > 1:
-            for index, matrix in enumerate(self.matrices):
-                torch.distributed.broadcast(matrix.data, index % self.processes.count)
-        for optimizer in self.peaks:
-            optimizer.zero_grad(set_to_none=True)
-        for matrix in self.matrices:
-            matrix.grad = None
-
-    def state(self) -> dict[str, Any]:
-        """All processes' state; every process must ask for it, the main one gets it whole."""
-        own = [self.muon.state[p] for p in self.muon.param_groups[0]["params"]]
-        shares: list[Any] = [own]
-        if self.processes.count > 1:
-            shares = [None] * self.processes.count
-            torch.distributed.all_gather_object(shares, own)
-        count = self.processes.count
-        whole = [shares[i % count][i // count] for i in range(len(self.matrices))]
-        return {"adamw": self.adamw.state_dict(), "muon": whole}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take up the state of a run of any number of processes."""
-        self.adamw.load_state_dict(state["adamw"])
-        for index, matrix in enumerate(self.matrices):
-            if index % self.processes.count == self.processes.rank:
-                self.muon.state[matrix] = state["muon"][index]
-
-
 @dataclass
 class Position:
     """Where a run stands; everything that the next step depends on besides the weights."""
@@ -163,11 +107,13 @@ class Run:
         self.tokenizer = load_tokenizer(out)
         self.objectives = Objectives(self.tokenizer)
         self.model = build_model(config, vocab_size=-(-len(self.tokenizer) // 64) * 64)
-        self.model.lm_head.weight = self.model.model.embed_tokens.weight
+        if config.tied:
+            self.model.lm_head.weight = self.model.model.embed_tokens.weight
         self.optimizers = Optimizers(self.model, config, self.processes)
         if config.compiled:
             compile_parts(self.model)
         self.wrapped: nn.Module = self.processes.wrap(self.model)
+        self.copying = COPYING
         self.position = Position()
         self.records: list[dict[str, Any]] = []
 
@@ -177,7 +123,8 @@ class Run:
         if not self.processes.is_main:
             return
         weights = self.model.state_dict()
-        del weights["lm_head.weight"]  # the same as the embedding
+        if self.config.tied:
+            del weights["lm_head.weight"]
         save_file(weights, self.out / "model.safetensors.new")
         torch.save(state, self.out / "state.pt.new")
         history = {"config": asdict(self.config), "records": self.records}
@@ -189,7 +136,8 @@ class Run:
         """Go on from the last checkpoint in `out`, if there is one."""
         if not (self.out / "state.pt").exists():
             return False
-        self.model.load_state_dict(load_file(self.out / "model.safetensors"), strict=False)
+        weights = load_file(self.out / "model.safetensors")
+        self.model.load_state_dict(weights, strict=not self.config.tied)
         state = torch.load(self.out / "state.pt", weights_only=True)
         self.optimizers.restore(state)
         self.position = Position(**state["position"])
@@ -200,7 +148,9 @@ class Run:
         """One optimizer step; returns the mean loss of its part B tokens."""
         here, config, processes = self.position, self.config, self.processes
         self.objectives.alphabet = here.alphabet
-        stage = stage_at(config, here.tokens, here.fluent_at)
+        stage = self.copying
+        if here.fluent_at is not None:
+            stage = stage_at(config, here.tokens, here.fluent_at)
         own, seed = stage.tokens_per_step // processes.count, f"{config.seed}-{here.step}"
         batch = draw_batch(self.objectives, stage.mixture, own, f"{seed}-{processes.rank}")
         self.model.train()
@@ -272,7 +222,8 @@ def pretrain(
         elapsed = time.monotonic() - start
         here.seconds = before + elapsed
         late = minutes is not None and elapsed > minutes * 60
-        done = bool(run.processes.sum([here.tokens >= config.tokens or late])[0])
+        spent = here.tokens >= config.tokens + config.finish_tokens
+        done = bool(run.processes.sum([spent or late])[0])
         if here.tokens // record_every > recorded or done:
             record = run.record(questions)
             run.save()

@@ -2,9 +2,10 @@
 
     python -m loraglm_helpers.miniature.probes --model data/tiny-chatglm2 [--adapter DIR]
 
-The last line is one JSON object: `copying` (passage questions answered exactly), `well_formed`
-(continued sentences that match a pattern of the world), `tasks` (exact match on the dev rows of the
-three tasks, with `--data`).
+The last line is one JSON object: `copying` (passage questions answered exactly, on unseen names in
+unseen sentence patterns), `copying_known_patterns` (unseen names in pre-training's patterns),
+`well_formed` (continued sentences that match a pattern of the world), `tasks` (exact match on the
+dev rows of the three tasks, with `--data`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from ..generation import generate
 from . import world
+from .names import NEW_NAMES
 from .objectives import Objectives
 from .wellformed import well_formed
 
@@ -25,7 +27,11 @@ LAYOUTS = ("glm", "chatglm2")
 def copying_accuracy(
     model: Any, tokenizer: Any, count: int = 200, seed: int = 1, split: str = "probe"
 ) -> float:
-    """Share of `count` passage questions answered exactly, on the probe names and dev patterns."""
+    """Share of `count` passage questions answered exactly.
+
+    Names and patterns are those of `split`: "probe" has names of its own and dev's patterns,
+    `names.NEW_NAMES` the same names in pre-training's patterns.
+    """
     objectives, rng = Objectives(tokenizer, split), random.Random(seed)
     prompts, targets = [], []
     for _ in range(count):
@@ -81,6 +87,9 @@ def main() -> None:
         model = load_adapter(model, arguments.adapter)
     result = {
         "copying": copying_accuracy(model, tokenizer, arguments.count),
+        "copying_known_patterns": copying_accuracy(
+            model, tokenizer, arguments.count, split=NEW_NAMES
+        ),
         "well_formed": continuation_accuracy(model, tokenizer, arguments.count),
     }
     if arguments.data:

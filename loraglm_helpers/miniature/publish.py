@@ -25,9 +25,9 @@ def publish(run: str | Path, model_dir: str | Path, record: str | Path) -> None:
     history = json.loads((run / "history.json").read_text(encoding="utf-8"))
     tokenizer = load_tokenizer(run)
     weights = load_file(run / "model.safetensors")
-    vocab_size = weights["lm_head.weight"].shape[0]
-    model = build_model(PretrainConfig(**history["config"]), vocab_size)
-    model.load_state_dict(weights)
+    embedding = weights["model.embed_tokens.weight"]
+    model = build_model(PretrainConfig(**history["config"]), vocab_size=embedding.shape[0])
+    model.load_state_dict({"lm_head.weight": embedding, **weights})  # one matrix while trained
     save_official(model.to(torch.float16), tokenizer, model_dir)
     record.parent.mkdir(parents=True, exist_ok=True)
     parameters = sum(p.numel() for p in model.parameters())

@@ -115,6 +115,16 @@ SHAPES: tuple[tuple[Shape, int], ...] = (
 )  # fmt: skip
 
 
+# Shapes that hold every fact of the passage, in the order of the text.
+LISTS: tuple[Shape, ...] = (table, nested_lists, objects_with_keys, objects_with_keys, arrows,
+                            interview, relation_names)  # fmt: skip
+
+
+def draw_list(passage: Passage, rng: random.Random) -> tuple[str, str]:
+    """A request and its answer in a random shape of LISTS."""
+    return rng.choice(LISTS)(passage, rng)
+
+
 def draw_shape(passage: Passage, rng: random.Random) -> tuple[str, str]:
     """A request and its answer in a random shape."""
     shapes, weights = zip(*SHAPES, strict=True)

@@ -67,14 +67,14 @@ def labels(language: str) -> list[str]:
 
 
 def classification_row(language: str, split: str, rng: random.Random) -> Row:
-    """A text on one of eight topics; the label as a JSON list with one string."""
+    """A text of two or three sentences on one of eight topics; a JSON list with one label."""
     names = labels(language)
     label = rng.choice(names)
-    line = rng.choice(read_sections(f"{language}_topics")[f"{split}.{label}"])
-    text = world.fill(line, None, language, split, rng)
+    lines = rng.sample(read_sections(f"{language}_topics")[f"{split}.{label}"], rng.randint(2, 3))
+    told = [world.fill(line, None, language, split, rng) for line in lines]
     if rng.random() < 0.4:
-        gap = " " if language == "en" else ""
-        text = gap.join([text, world.noise(language, split, rng)][:: rng.choice((1, -1))])
+        told.insert(rng.randint(0, len(told)), world.noise(language, split, rng))
+    text = (" " if language == "en" else "").join(told)
     comma, stop = ("、", "。") if language == "zh" else (", ", ".")
     row = _row("classification", language, text, json.dumps([label], ensure_ascii=False))
     instruction = INSTRUCTIONS["classification", language]

@@ -13,10 +13,12 @@ import re
 from dataclasses import dataclass, field
 from functools import cache
 
-from .names import draw
+from .names import NEW_NAMES, draw
 from .pools import read_sections
 from .schema import KINDS, RELATIONS, Relation
 
+# Whose sentence patterns a split takes, where it has none of its own.
+WORDING = {"probe": "dev", NEW_NAMES: "pretrain"}
 _SLOT = re.compile(r"\{([^}]+)\}")
 
 
@@ -72,8 +74,8 @@ class Passage:
 
 @cache
 def patterns(language: str, kind: str, split: str) -> tuple[Pattern, ...]:
-    """The patterns of one kind for one split ("pretrain", "train", "dev"; probes use dev's)."""
-    lines = read_sections(f"{language}_{kind}")["dev" if split == "probe" else split]
+    """The patterns of one kind for one split."""
+    lines = read_sections(f"{language}_{kind}")[WORDING.get(split, split)]
     found = []
     for line in lines:
         text = line.removeprefix("+ ")
@@ -118,8 +120,7 @@ def state(pattern: Pattern, entity: Entity, rng: random.Random) -> tuple[str, li
 
 def noise(language: str, split: str, rng: random.Random) -> str:
     """A sentence that states no fact."""
-    section = "dev" if split == "probe" else split
-    line = rng.choice(read_sections(f"{language}_noise")[section])
+    line = rng.choice(read_sections(f"{language}_noise")[WORDING.get(split, split)])
     return fill(line, None, language, split, rng)
 
 

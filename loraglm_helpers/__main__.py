@@ -47,12 +47,19 @@ def one_line(error: Exception) -> str:
 
 
 def _note(message: Warning | str, *where: Any, **more: Any) -> None:
-    print(f"note: {message}", file=sys.stderr)
+    if _rank() == 0:
+        print(f"note: {message}", file=sys.stderr)
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    who = f"process {_rank()}: " if _rank() else ""
+    print(f"{who}error: {message}", file=sys.stderr)
     return code
+
+
+def _rank() -> int:
+    """This process's number among those that a launcher started; 0 without one."""
+    return int(os.environ.get("RANK", "0"))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,11 @@ SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 class TrainingError(RuntimeError):
-    """A step that cannot be done; the state before it has been saved."""
+    """A step that cannot be done, in no process; the state before it has been saved."""
+
+
+class OutOfMemory(TrainingError):
+    """A step that one process cannot do; what many processes had saved before stays the last."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

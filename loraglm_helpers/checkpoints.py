@@ -39,8 +39,9 @@ def load_glm(
     """A GLM from a folder or hub name, in eval mode; GlmForCausalLM for the official layout.
 
     ``dtype`` "auto": float32 on a CPU, else bfloat16 where the GPU has it, else float16.
-    ``device`` None: the current CUDA device if there is one, else the CPU. ``rope``: the meaning
-    of ``rope_ratio``, see ``official_config.native_config``. Raises CheckpointError (what is wrong,
+    ``device`` None: the current CUDA device if there is one, else the CPU; "meta": the shapes
+    alone, no weights are read. ``rope``: the meaning of ``rope_ratio``, see
+    ``official_config.native_config``. Raises CheckpointError (what is wrong,
     in which file or key, what to do) for whatever cannot be read or run.
     """
     folder = _model_folder(path)

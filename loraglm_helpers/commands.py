@@ -45,6 +45,7 @@ def lint(args: Namespace) -> int:
 def train(args: Namespace) -> int:
     """Fine-tune; leaves best/, last/, history.json and settings.json in save_dir."""
     config = settings(args)  # before the imports: a misspelt setting is told at once
+    from .processes import leave
     from .progress import TrainingBar
     from .training import train as run
 
@@ -54,6 +55,7 @@ def train(args: Namespace) -> int:
 
         callbacks.append(TensorBoardLog(args.tensorboard))
     history = run(config, callbacks=callbacks, resume=args.resume)
+    leave()
     return 130 if history.stopped == "interrupted" else 0
 
 

@@ -13,6 +13,7 @@ from .batches import evaluation_batches, lengths_of, share
 from .data import read_rows
 from .precision import Precision, choose_precision
 from .sequences import Example, build_examples, collate
+from .sharding import let_go
 from .steps import batch_loss
 from .token_cache import TokenCache, cached_examples
 
@@ -56,21 +57,24 @@ def evaluate_loss(
 ) -> float:
     """Mean cross-entropy over all target tokens of examples (or of rows, with a tokenizer).
 
-    No dropout; the model's mode is restored. With ``processes`` each takes a share.
+    No dropout; the model's mode is restored. With ``processes`` each takes a share, and all of
+    them must call this.
     """
     examples = make_examples(examples, tokenizer, config)
     if not examples:
         raise ValueError("evaluate_loss needs at least one row")
-    device = next(model.parameters()).device
+    device = processes.device if processes else next(model.parameters()).device
     precision = Precision(device, choose_precision(config.precision, device))
     total, targets, was_training = 0.0, 0, model.training
     model.eval()
-    for rows in _own_batches(examples, processes):
+    for rows, counts in _own_batches(examples, processes):
         batch = collate(rows, not pads(config))
         with precision.autocast():
             loss, number = batch_loss(model, {k: v.to(device) for k, v in batch.items()})
-        total, targets = total + loss.item(), targets + number
+        if counts:
+            total, targets = total + loss.item(), targets + number
     model.train(was_training)
+    let_go(model)
     if processes:
         total, targets = processes.sum([total, targets])
     if not targets:
@@ -78,10 +82,17 @@ def evaluate_loss(
     return total / targets
 
 
-def _own_batches(examples: Sequence[Example], processes: Any) -> Iterator[list[Example]]:
-    """This process's share of each evaluation batch; nothing for a batch it has no share of."""
+def _own_batches(
+    examples: Sequence[Example], processes: Any
+) -> Iterator[tuple[list[Example], bool]]:
+    """This process's share of each evaluation batch, and whether it counts.
+
+    Without a share there is nothing to do, but under FSDP a row to go through the layers with.
+    """
     lengths = lengths_of(examples)
     rank, count = (processes.rank, processes.count) if processes else (0, 1)
     for batch in evaluation_batches(lengths, EVALUATION_TOKENS):
         if mine := share(batch, lengths, rank, count):
-            yield [examples[i] for i in mine]
+            yield [examples[i] for i in mine], True
+        elif processes.sharded:
+            yield [examples[batch[-1]]], False

@@ -104,17 +104,22 @@ def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 def plain_head(model: nn.Module) -> nn.Linear | None:
-    """The output layer under PEFT's and DDP's wrappers, when it is a plain matrix."""
+    """The output layer under PEFT's, DDP's and FSDP's wrappers, when it is a plain matrix."""
     inner = getattr(model, "module", model)
     inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
     head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
-    return head if type(head) is nn.Linear and head.bias is None else None
+    plain = isinstance(head, nn.Linear) and type(head).forward is nn.Linear.forward
+    return head if plain and head.bias is None else None
 
 
 @contextmanager
-def without_head(head: nn.Linear) -> Iterator[None]:
-    """The model's logits are its last hidden states: the output layer passes its input on."""
-    head.forward = lambda hidden: hidden  # an attribute of this one layer, removed again
+def loss_at_head(head: nn.Linear, targets: Tensor) -> Iterator[None]:
+    """The model's "logits" are ``head_loss``, made inside the output layer's own call.
+
+    Only there does a process of FSDP have the whole of the layer's weight.
+    """
+    # An attribute of this one layer, removed again.
+    head.forward = lambda hidden: head_loss(hidden, head.weight, targets)
     try:
         yield
     finally:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import run_state
-from .advice import TrainingError
+from .advice import OutOfMemory, TrainingError
 from .batches import BatchPlan, Step
 from .evaluation import evaluate_loss, pads
 from .history import Callback, History, TrainingState
@@ -42,6 +42,7 @@ class Loop:
             raise ValueError("train_path has no rows: nothing to train on")
         self.config, self.model, self.callbacks = config, model, callbacks
         self.processes, self.precision, self.dev_examples = processes, precision, dev_examples
+        self.pissa_start = starting_point(model) if processes.is_main else None
         self.updater = Updater(config, model, train_examples, processes, precision)
         self.plan = BatchPlan(
             self.updater.lengths,
@@ -54,21 +55,22 @@ class Loop:
         total = self.plan.total_steps(config.epochs, config.max_steps)
         self.state = TrainingState(config, model, History(), total)
         self.meter, self.guard = Meter(), InterruptGuard()
-        self.pissa_start = starting_point(model)
         self.fixed = run_state.fixed_facts(config, train_examples)
         self.directory, self.saved = Path(config.save_dir), -1
 
     def run(self, resume: bool = False) -> History:
         """Train to the last step, a limit or an interrupt; ``last/`` then holds that step."""
-        if resume and (self.directory / "last" / run_state.STATE_FILE).is_file():
+        if resume and run_state.is_saved(self.directory / "last", self.processes):
             self._restore()
         self.began = time.monotonic() - self.meter.seconds
         self._tell("start")
         try:
             with self.guard:
                 reason = self._steps()
-        except TrainingError:
-            self._save()
+        except TrainingError as error:
+            alone = isinstance(error, OutOfMemory) and self.processes.count > 1
+            if not alone:  # saving is one for all processes together
+                self._save()
             raise
         self._end(reason)
         return self.state.history
@@ -139,19 +141,23 @@ class Loop:
 
     def _save(self) -> None:
         """Write ``last/`` and the history, unless this step is saved already."""
-        if self.saved != self.state.step and self.processes.is_main:
-            self._save_adapter("last")
-            optimizer = self.updater.optimizer
-            run_state.save_state(self.directory / "last", self.model, optimizer, self._facts())
+        if self.saved == self.state.step:
+            return
+        self._save_adapter("last")
+        tensors = run_state.state_tensors(
+            self.model, self.updater.optimizer, self.processes.is_main
+        )
+        if self.processes.is_main:
+            run_state.save_state(self.directory / "last", tensors, self._facts())
             self.state.history.to_json(self.directory / "history.json")
             self._tell("save")
         self.saved = self.state.step
         self.processes.wait()
 
     def _save_adapter(self, name: str) -> None:
-        if self.processes.is_main:
-            base, directory = str(self.config.pre_model), self.directory / name
-            run_state.save_adapter(self.model, directory, base, self.pissa_start)
+        base, directory = str(self.config.pre_model), self.directory / name
+        writes = self.processes.is_main
+        run_state.save_adapter(self.model, directory, base, self.pissa_start, writes)
 
     def _end(self, reason: str) -> None:
         state, history = self.state, self.state.history

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .official_config import CheckpointError
@@ -28,7 +28,7 @@ def load_native(
 ) -> PreTrainedModel:
     """The model of a native folder; CheckpointError says what is wrong with one that is not whole.
 
-    ``config`` is the content of its config.json.
+    ``config`` is the content of its config.json. On the ``meta`` device the model stays empty.
     """
     kind = config.get("model_type")
     if kind not in CONFIG_MAPPING:
@@ -36,6 +36,9 @@ def load_native(
             f"{folder / 'config.json'}: model_type {kind!r} is unknown to this transformers; for a "
             "GLM take the '-hf' repository, or a newer transformers"
         )
+    if device.type == "meta":
+        with device:
+            return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=dtype)
     for file in find_shards(folder)[0]:
         check_whole(file)
     try:

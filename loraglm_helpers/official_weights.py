@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, GlmConfig, GlmForCausalLM
+from transformers.utils.logging import is_progress_bar_enabled
 
 from .mapping import INV_FREQ, FusedRows, inverse_frequencies, to_native, to_official, weight_table
 from .official_config import CheckpointError
@@ -28,9 +29,12 @@ def load_official(
     """The model of an official folder: empty at first, then filled a tensor at a time.
 
     Peak memory is the model in ``dtype`` and one shard (``.bin`` files are mapped, so less).
+    On the ``meta`` device the model stays empty.
     """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    if device.type == "meta":
+        return model
     table, rows = weight_table(config), FusedRows.of(config)
     files, promised = find_shards(folder)
     spare = {INV_FREQ} | ({HEAD} if config.tie_word_embeddings else set())
@@ -38,7 +42,8 @@ def load_official(
     if promised is not None:
         _check_names(promised - spare, table, folder)
     seen: set[str] = set()
-    for file in tqdm(files, "loading", unit="shard", disable=len(files) < 4):
+    silent = len(files) < 4 or not is_progress_bar_enabled()
+    for file in tqdm(files, "loading", unit="shard", disable=silent):
         for name, tensor in read_shard(file, device):
             if name not in spare:
                 _check_tensor(file, name, tensor, table, model)

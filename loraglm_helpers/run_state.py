@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from .example_digest import digest_of
 from .pissa import as_plain_lora
 from .sequences import Example
+from .sharding import gathered_root, is_sharded, placed_like, whole
 
 STATE_FILE = "training_state.safetensors"
 
@@ -50,20 +51,48 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def save_state(
-    directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, facts: dict[str, Any]
-) -> None:
-    """Write ``directory/training_state.safetensors``; ``facts`` must fit into JSON."""
+def state_tensors(
+    model: nn.Module, optimizer: torch.optim.Optimizer, keep: bool = True
+) -> dict[str, Tensor]:
+    """The trained parameters and their moments, whole and on the CPU; to call in every process.
+
+    Only the process that will write them should ``keep`` them; the others get nothing.
+    """
     tensors: dict[str, Tensor] = {}
     for name, parameter in trained(model).items():
         tensors[f"parameter.{name}"] = parameter.detach()
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{key}.{name}"] = value
-    tensors = {name: t.cpu().contiguous() for name, t in tensors.items()}
+    return _whole(tensors, keep)
+
+
+def _whole(tensors: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
+    kept = {}
+    for name, tensor in tensors.items():
+        full = whole(tensor)
+        if keep:
+            kept[name] = full.cpu().contiguous()
+    return kept
+
+
+def save_state(directory: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Write ``directory/training_state.safetensors``; ``facts`` must fit into JSON."""
     directory.mkdir(parents=True, exist_ok=True)
     part = directory / (STATE_FILE + ".part")
     save_file(tensors, part, metadata={"facts": json.dumps(facts)})
     os.replace(part, directory / STATE_FILE)
+
+
+def is_saved(directory: Path, processes: Any) -> bool:
+    """Whether there is a state to go on from: the same answer in every process, or ResumeError."""
+    file = directory / STATE_FILE
+    [seen] = processes.sum([file.is_file()])
+    if 0 < seen < processes.count:
+        raise ResumeError(
+            f"{file}: only {seen:.0f} of {processes.count} processes find it; save_dir must be a "
+            "folder that all machines share"
+        )
+    return seen > 0
 
 
 def read_facts(directory: Path) -> dict[str, Any]:
@@ -87,15 +116,16 @@ def load_state(directory: Path, model: nn.Module, optimizer: torch.optim.Optimiz
                 f"{len(parameters)} here); keep its adapter settings or start with resume=False"
             )
         for name, parameter in parameters.items():
-            parameter.copy_(file.get_tensor(f"parameter.{name}"))
+            parameter.copy_(placed_like(file.get_tensor(f"parameter.{name}"), parameter))
             optimizer.state[parameter] = _moments(file, name, parameter)
 
 
 def _moments(file: Any, name: str, parameter: Tensor) -> dict[str, Tensor]:
-    moments = {}
+    moments, device = {}, parameter.device
     for key in ("step", "exp_avg", "exp_avg_sq"):
         if f"{key}.{name}" in file.keys():  # noqa: SIM118
-            moments[key] = file.get_tensor(f"{key}.{name}").to(parameter.device)
+            value = file.get_tensor(f"{key}.{name}")
+            moments[key] = placed_like(value, parameter) if value.ndim else value.to(device)
     return moments
 
 
@@ -115,23 +145,44 @@ def check_fixed(directory: Path, saved: dict[str, Any], now: dict[str, Any]) -> 
             )
 
 
-def save_adapter(model: nn.Module, directory: Path, base: str, start: dict | None = None) -> None:
+def save_adapter(
+    model: nn.Module,
+    directory: Path,
+    base: str,
+    start: dict[str, Tensor] | None = None,
+    writes: bool = True,
+) -> None:
     """Write the adapter's files (a fully trained model's weights) into ``directory``.
 
     ``base`` goes into adapter_config.json as the base model's name. ``start`` is what
-    ``pissa.starting_point`` kept, and turns a PiSSA adapter into an ordinary LoRA.
+    ``pissa.starting_point`` kept, and turns a PiSSA adapter into an ordinary LoRA. To call in
+    every process, with ``writes`` in one.
     """
+    sharded = {name: p.detach() for name, p in trained(model).items() if is_sharded(p)}
+    weights = _whole(sharded, writes) or None  # None: the model's own, whole as they are
+    with gathered_root(model):
+        if writes:
+            _write_adapter(model, directory, base, start, weights)
+
+
+def _write_adapter(
+    model: nn.Module,
+    directory: Path,
+    base: str,
+    start: dict[str, Tensor] | None,
+    weights: dict[str, Tensor] | None,
+) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=".part-", dir=directory.parent))
     try:
         if isinstance(model, PeftModel):
             model.active_peft_config.base_model_name_or_path = base
-            model.save_pretrained(str(part), save_embedding_layers=False)
+            model.save_pretrained(str(part), state_dict=weights, save_embedding_layers=False)
             (part / "README.md").unlink(missing_ok=True)
             if start is not None:
                 as_plain_lora(part, start)
         else:
-            model.save_pretrained(str(part))
+            model.save_pretrained(str(part), state_dict=weights)
         for file in sorted(part.iterdir()):
             os.replace(file, directory / file.name)
     finally:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from .attention import Segments, segment_lengths
-from .head import head_loss, plain_head, without_head
+from .head import loss_at_head, plain_head
 
 
 def reuse_memory() -> bool:
@@ -50,9 +50,8 @@ def batch_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, i
     if head is None:
         logits = model(**inputs).logits
         return cross_entropy(logits.float(), targets, reduction="sum"), targets.numel()
-    with without_head(head):
-        hidden = model(**inputs).logits  # (targets, width)
-    return head_loss(hidden, head.weight, targets), targets.numel()
+    with loss_at_head(head, targets):
+        return model(**inputs).logits, targets.numel()
 
 
 def optimizer_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -9,10 +9,12 @@ batches, accumulation or processes it is spread over. ``loop.py`` holds the loop
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from .advice import TrainingError
 from .attention import register
@@ -26,6 +28,7 @@ from .precision import Precision, choose_precision
 from .processes import Processes
 from .quantize import quantize, require_bitsandbytes
 from .run_state import ResumeError
+from .sharding import LaunchError
 from .steps import batch_loss, reuse_memory
 
 __all__ = [
@@ -60,14 +63,12 @@ def train(
     ``save_dir`` gets ``best/``, ``last/`` and ``history.json``. With ``resume`` a run that has
     a ``last/`` there goes on after its last saved step, on a CPU bit for bit as if it had never
     stopped. The first Ctrl-C ends the run after its step, saves, and returns the history.
-    Raises TrainingError (loss not finite, out of memory), QuantizationError (before anything is
-    read) and ResumeError; warns (LayoutWarning) when the layout is not the checkpoint's own.
+    Under a launcher every process calls this; callbacks run in the first one alone, which under
+    FSDP cannot run the model by itself. Raises TrainingError (loss not finite, out of memory),
+    QuantizationError and LaunchError (before anything is read) and ResumeError; warns
+    (LayoutWarning) when the layout is not the checkpoint's own.
     """
-    processes = Processes(config.device)
-    if processes.device.type == "cpu":
-        reuse_memory()
-    precision = Precision(processes.device, choose_precision(config.precision, processes.device))
-    require_bitsandbytes(config.quantization, precision.device)
+    processes, precision = _surroundings(config)
     tokenizer = tokenizer or _tokenizer(config)
     given = (train_rows, config.train_path), (dev_rows, config.dev_path)
     train_examples, dev_examples = (
@@ -75,30 +76,61 @@ def train(
         for rows, path in given
     )
     torch.manual_seed(config.seed)
-    model = prepare_model(config, model, precision)
+    model = prepare_model(config, model, precision, processes.birthplace)
     if processes.is_main:
         warn_of_layout(config, model, tokenizer)
     loop = Loop(config, model, train_examples, dev_examples, processes, precision, callbacks)
     return loop.run(resume)
 
 
-def prepare_model(config: Any, model: Any, precision: Precision) -> Any:
-    """The model on its device, with its adapter, in training mode, ready for its batches."""
+def _surroundings(config: Any) -> tuple[Processes, Precision]:
+    """Processes, device and number format, checked before anything is read."""
+    processes = Processes(config.device)
+    if processes.device.type == "cpu":
+        reuse_memory()
+    precision = Precision(processes.device, choose_precision(config.precision, processes.device))
+    require_bitsandbytes(config.quantization, precision.device)
+    if processes.sharded and config.quantization != "none":
+        raise LaunchError(
+            f"quantization is {config.quantization!r} under FSDP; packed weights cannot be spread: "
+            "launch with DDP, where each process has the packed base, or set quantization to none"
+        )
+    if not processes.is_main:
+        disable_progress_bar()
+    elif processes.count > config.batch_size and not config.tokens_per_batch:
+        warnings.warn(
+            f"batch_size is {config.batch_size}, shared by {processes.count} processes: some of "
+            "them have nothing to do; raise it",
+            stacklevel=3,
+        )
+    return processes, precision
+
+
+def prepare_model(
+    config: Any, model: Any, precision: Precision, where: torch.device | None = None
+) -> Any:
+    """The model with its adapter, in training mode, ready for its batches.
+
+    It is on ``where``: by default the precision's device, under FSDP where it is built first.
+    """
+    where = where or precision.device
+    if where.type == "meta" and config.adapter_kind == "pissa":  # same shapes, no weights to factor
+        config = config.replace(adapter_kind="lora")
     if model is None:
-        model = _model(config, precision)
+        model = _model(config, precision, where)
     adapted = hasattr(model, "peft_config")
-    model = quantize(model, "none" if adapted else config.quantization, precision.device)
+    model = quantize(model, "none" if adapted else config.quantization, where)
     base = model.get_base_model() if adapted else model
     if not pads(config):
         base.set_attn_implementation(register())
     return model.train() if adapted else attach_adapter(model, config)
 
 
-def _model(config: Any, precision: Precision) -> Any:
+def _model(config: Any, precision: Precision, where: torch.device) -> Any:
     from .checkpoints import load_glm
 
     # A base that will be packed is read on the CPU: it may not fit on the device before.
-    device = precision.device if config.quantization == "none" else "cpu"
+    device = where if config.quantization == "none" else "cpu"
     path = repo_path(config.pre_model)
     return load_glm(path, dtype=precision.dtype, device=device, rope=config.rope)
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from .advice import TrainingError, is_out_of_memory, not_finite, out_of_memory
+from .advice import OutOfMemory, TrainingError, is_out_of_memory, not_finite, out_of_memory
 from .batches import Step, lengths_of, share, targets_of
 from .evaluation import pads
 from .precision import Precision
 from .processes import Processes
 from .sequences import Example, collate
+from .sharding import whole
 from .steps import batch_loss, make_optimizer
 
 
@@ -42,9 +43,9 @@ class Updater:
         self.config, self.model, self.examples = config, model, examples
         self.processes, self.precision = processes, precision
         self.lengths, self.targets = lengths_of(examples), targets_of(examples)
+        self.wrapped = processes.wrap(model)  # first: FSDP changes the parameters
         self.optimizer = make_optimizer(model, config.learning_rate, config.weight_decay)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.wrapped = processes.wrap(model)
 
     def step(self, number: int, batches: Step, rate: float) -> StepResult:
         """Do step ``number``. Raises TrainingError, with the weights as they were before it."""
@@ -72,7 +73,7 @@ class Updater:
                 self.optimizer.zero_grad()
                 tokens = sum(self.lengths[i] for i in rows)
                 advice = out_of_memory(number, tokens, self.config, self.model)
-                raise TrainingError(advice) from error
+                raise OutOfMemory(advice) from error
             losses.append(loss.detach())
         return math.fsum(loss.item() for loss in losses)
 
@@ -86,7 +87,7 @@ class Updater:
         """Clip and update; returns the gradient's norm before clipping."""
         scaler, limit = self.precision.scaler, self.config.max_grad_norm
         scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit or math.inf).item()
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters, limit or math.inf)).item()
         self._check(number, "loss", loss, rate)
         if not scaler.is_enabled() or scaler.get_scale() < 1:
             self._check(number, "gradient's norm", norm, rate)

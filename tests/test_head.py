@@ -80,7 +80,7 @@ def test_the_output_layer_is_whole_again_after_a_batch():
     batch_loss(model, collate([Example([5, 6, 7], [-100, 6, 7])]))
     assert "forward" not in vars(model.lm_head)
     assert torch.equal(model(torch.tensor([[5, 6, 7]])).logits, before)
-    with pytest.raises(RuntimeError), head.without_head(model.lm_head):
+    with pytest.raises(RuntimeError), head.loss_at_head(model.lm_head, torch.tensor([6])):
         raise RuntimeError
     assert "forward" not in vars(model.lm_head)
 

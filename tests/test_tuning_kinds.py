@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +8,6 @@ from tiny_training import make_config, rows, run, stop_at, tiny, weights
 from torch.testing import assert_close
 
 from loraglm_helpers.config import FineTuneConfig
-from loraglm_helpers.history import History
 from loraglm_helpers.lora import load_adapter
 from loraglm_helpers.precision import Precision, choose_device, choose_precision
 from loraglm_helpers.training import evaluate_loss
@@ -79,32 +75,3 @@ def test_pissa_files_are_an_ordinary_lora_of_twice_the_rank(config):
         atol=1e-4,
         rtol=1e-4,
     )
-
-
-WORKER = """
-import sys
-sys.path.insert(0, {tests!r})
-from tiny_training import make_config, run, rows
-run(make_config(save_dir={save_dir!r}, lora_dropout=0.0, batch_size=5, epochs=1.5,
-                gradient_accumulation_steps=2), train_rows=rows(16))
-"""
-
-
-def test_two_processes_train_as_one(config, tmp_path):
-    one = replace(config, lora_dropout=0.0, batch_size=5, gradient_accumulation_steps=2, epochs=1.5)
-    alone = run(one)
-    script, save_dir = tmp_path / "worker.py", str(tmp_path / "two")
-    script.write_text(WORKER.format(tests=str(Path(__file__).parent), save_dir=save_dir))
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2"]
-    command += ["--num_machines=1", "--mixed_precision=no", "--main_process_port=0"]
-    command += ["--dynamo_backend=no", str(script)]
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parents[1]),
-    }
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    both = History.from_json(Path(save_dir) / "history.json")
-    for key in ("loss", "dev_loss", "tokens"):
-        ours, theirs = ([r[key] for r in h.records if key in r] for h in (alone, both))
-        assert_close(ours, theirs, atol=1e-5, rtol=1e-5)

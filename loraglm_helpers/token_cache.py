@@ -30,7 +30,7 @@ from .token_cache_key import TokenCacheError, file_hash, key_of, made_from
 from .token_cache_writer import FACTS, IDS, INDEX, LABELS, write_cache
 
 __all__ = ["TokenCache", "TokenCacheError", "TokenCacheWarning", "cached_examples"]
-READS = 1024  # after so many the pages are given back: a read touches 64 KB and more of them
+READS = 64  # after so many the pages are given back: a read may map 2 MB of a file at once
 
 
 class TokenCacheWarning(UserWarning):

@@ -77,7 +77,7 @@ class FineTuneConfig:
     # Numbers and memory
     precision: str = "auto"  # fp32 | bf16 | fp16; auto: what the device does best
     quantization: str = "none"  # 8bit | 4bit: base weights, packed by bitsandbytes
-    gradient_checkpointing: bool = False  # recompute activations: less memory, a third more time
+    gradient_checkpointing: bool = False  # recompute activations: less memory, up to half more time
     device: str = "auto"  # cpu, cuda, cuda:1, mps
     rope: str = "auto"  # what rope_ratio in the checkpoint means: theta | positions
 

@@ -68,9 +68,8 @@ class Loop:
             with self.guard:
                 reason = self._steps()
         except TrainingError as error:
-            alone = isinstance(error, OutOfMemory) and self.processes.count > 1
-            if not alone:  # saving is one for all processes together
-                self._save()
+            if self.processes.count == 1 or not isinstance(error, OutOfMemory):
+                self._save()  # by all processes together
             raise
         self._end(reason)
         return self.state.history
@@ -144,10 +143,9 @@ class Loop:
         if self.saved == self.state.step:
             return
         self._save_adapter("last")
-        tensors = run_state.state_tensors(
-            self.model, self.updater.optimizer, self.processes.is_main
-        )
-        if self.processes.is_main:
+        writes = self.processes.is_main
+        tensors = run_state.state_tensors(self.model, self.updater.optimizer, writes)
+        if writes:
             run_state.save_state(self.directory / "last", tensors, self._facts())
             self.state.history.to_json(self.directory / "history.json")
             self._tell("save")

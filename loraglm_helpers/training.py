@@ -89,12 +89,12 @@ def _surroundings(config: Any) -> tuple[Processes, Precision]:
     if processes.device.type == "cpu":
         reuse_memory()
     precision = Precision(processes.device, choose_precision(config.precision, processes.device))
-    require_bitsandbytes(config.quantization, precision.device)
     if processes.sharded and config.quantization != "none":
         raise LaunchError(
             f"quantization is {config.quantization!r} under FSDP; packed weights cannot be spread: "
             "launch with DDP, where each process has the packed base, or set quantization to none"
         )
+    require_bitsandbytes(config.quantization, precision.device)
     if not processes.is_main:
         disable_progress_bar()
     elif processes.count > config.batch_size and not config.tokens_per_batch:

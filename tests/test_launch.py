@@ -70,7 +70,6 @@ def test_without_fsdp_nothing_is_spread(monkeypatch):
 
 
 def test_packed_weights_are_not_spread(monkeypatch, tmp_path):
-    pytest.importorskip("bitsandbytes", reason="needs bitsandbytes")
     monkeypatch.setattr(processes.Processes, "sharded", True)
     with pytest.raises(LaunchError, match="'4bit' under FSDP.*launch with DDP"):
         run(make_config(save_dir=str(tmp_path), quantization="4bit"))

@@ -59,6 +59,7 @@ def from_sentencepiece(model_file: str | Path) -> PreTrainedTokenizerFast:
     )
     _check(tokenizer, pieces, model_file)
     tokenizer.sentencepiece_file = Path(model_file)
+    tokenizer.published_length = len(tokenizer)  # a special name may be a piece already
     tokenizer.published_files = (Path(model_file),)
     return tokenizer
 

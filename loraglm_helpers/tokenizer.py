@@ -13,7 +13,6 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from .chatglm_tokenizer import (
-    SPECIAL_TOKENS,
     TokenizerError,
     from_sentencepiece,
     is_sentencepiece,
@@ -72,9 +71,8 @@ def encode_many(
     """
     file = getattr(tokenizer, "sentencepiece_file", None)
     if file is not None and Path(file).is_file():
-        pieces = read_pieces(file)
-        if len(tokenizer) == pieces.get_piece_size() + len(SPECIAL_TOKENS):  # no token was added
-            return pieces.encode(list(texts), num_threads=threads)
+        if len(tokenizer) == tokenizer.published_length:  # no token was added
+            return read_pieces(file).encode(list(texts), num_threads=threads)
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()  # a call of ``tokenizer`` sets these three as it needs them
     backend.no_padding()

@@ -15,7 +15,6 @@ from loraglm_helpers.miniature import names, shapes, tasks, world
 from loraglm_helpers.miniature.objectives import Blank, Objectives
 from loraglm_helpers.miniature.plan import (
     COPYING,
-    FINISH,
     STAGES,
     PretrainConfig,
     rate_factor,
@@ -36,7 +35,6 @@ TINY = PretrainConfig(
     head_dim=16,
     intermediate_size=64,
     tokens=4000,
-    finish_tokens=0,
     compiled=False,
 )
 
@@ -122,7 +120,7 @@ def test_shipped_rows_share_no_entity():
 
 def test_pretraining_never_sees_the_tasks_formats(tokenizer):
     objectives, rng = Objectives(tokenizer), random.Random(7)
-    mixture = stage_at(TINY, 3999, 0).mixture
+    mixture = {name: w for stage in STAGES for name, w in stage.mixture.items()}
     text = "\n".join(tokenizer.decode(objectives.draw(mixture, rng).input_ids) for _ in range(400))
     for sign in ("Instruction: ", '"predicate": "', "Answer: ", *tasks.INSTRUCTIONS.values()):
         assert sign not in text
@@ -166,29 +164,47 @@ def test_shapes_answer_from_the_passage(shape):
             json.loads(answer)
 
 
-def test_schedule():
-    config = PretrainConfig(tokens=1000, warmup_steps=10, decay_share=0.5)
-    assert rate_factor(config, 4, 100) == pytest.approx(0.5)
-    assert rate_factor(config, 50, 400) == 1.0
-    assert rate_factor(config, 50, 750) == pytest.approx(0.5)
-    assert rate_factor(config, 50, 999) == pytest.approx(0.002)
-
-
-def test_the_finish_has_a_rate_of_its_own():
-    config = PretrainConfig(tokens=1000, finish_tokens=1000, finish_rate=0.5)
-    assert rate_factor(config, 50, 1000) == pytest.approx(0.025)
-    assert rate_factor(config, 50, 1500) == pytest.approx(0.25)
-    assert rate_factor(config, 50, 2000) == 0.0
-    assert stage_at(config, 1000, 100) is FINISH
+def test_the_rate_warms_up_and_follows_the_stages():
+    config = PretrainConfig(tokens=1000, warmup_steps=10)
+    assert rate_factor(config, 4, 0) == pytest.approx(0.5)
+    assert rate_factor(config, 50, 40) == 1.0
+    assert rate_factor(config, 50, 125) == pytest.approx(0.85)
+    assert rate_factor(config, 50, 295) == pytest.approx(0.35)
+    assert rate_factor(config, 50, 435) == pytest.approx(0.25)
+    assert rate_factor(config, 50, 475) == pytest.approx(0.6)
+    assert rate_factor(config, 50, 1000) == 0.0
 
 
 def test_stages_follow_one_another():
-    config = PretrainConfig(tokens=1100)
-    assert stage_at(config, 100, 100) is STAGES[0]
-    assert stage_at(config, 1099, 100) is STAGES[-1]
+    config = PretrainConfig(tokens=1000)
+    assert stage_at(config, 10) is STAGES[0]
+    assert stage_at(config, 999) is STAGES[-1]
     assert [stage.until for stage in STAGES] == sorted({stage.until for stage in STAGES})
-    names = {name for stage in (COPYING, *STAGES, FINISH) for name in stage.mixture}
+    names = {name for stage in (COPYING, *STAGES) for name in stage.mixture}
     assert all(callable(getattr(Objectives, name)) for name in names)
+
+
+def test_damage_spares_names_and_values():
+    rng = random.Random(12)
+    for language in ("zh", "en"):
+        passage = world.passage(language, "train", rng)
+        assert world.damaged(passage.marked, language, 0.0, rng) == passage.marked
+        broken = world.damaged(passage.marked, language, 0.9, rng)
+        assert re.findall("\ue000[^\ue001]*\ue001", broken) == re.findall(
+            "\ue000[^\ue001]*\ue001", passage.marked
+        )
+        assert world.plain(broken) != passage.text
+
+
+def test_names_of_a_told_text_are_unforeseen(tokenizer):
+    objectives = Objectives(tokenizer)
+    ids, names_at = objectives.told("导演\ue000林知遥\ue001说：“好。”")
+    assert tokenizer.decode([ids[i] for i in sorted(names_at)]) == "林知遥"
+    example = objectives.assemble(Blank([300], [400, 401, 402], unforeseen=frozenset([1])), "glm")
+    assert example.labels == [-100, -100, -100, 400, -100, 402, 2]
+    example = objectives.assemble(Blank([], ids, unforeseen=names_at), "chatglm2")
+    kept = tokenizer.decode([i for i in example.labels if i != -100])
+    assert kept.startswith("导演说") and "林" not in kept
 
 
 def test_a_heading_is_the_topic_of_its_text(tokenizer):
@@ -215,7 +231,7 @@ def test_a_stopped_pretraining_goes_on_bit_for_bit(tmp_path):
 def test_two_processes_train_one_model(tmp_path):
     """Each holds the momentum of its own matrices; a checkpoint serves any number of them."""
     changes = {"hidden_size": 32, "layers": 2, "heads": 2, "groups": 1, "head_dim": 16}
-    changes |= {"intermediate_size": 64, "tokens": 3000, "finish_tokens": 0, "compiled": False}
+    changes |= {"intermediate_size": 64, "tokens": 3000, "compiled": False}
     train_tokenizer(tmp_path, passages=60)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["--rdzv-endpoint", "localhost:0", "--rdzv-backend", "c10d"]

@@ -11,6 +11,7 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
 from loraglm_helpers.chatglm_tokenizer import SPECIAL_TOKENS, merges, read_pieces
+from loraglm_helpers.locate import ROOT
 from loraglm_helpers.tokenizer import TokenizerError, encode_many, load_tokenizer
 
 LOOK_ALIKES = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", "<unk>", "<s>", "</s>", "<pad>")
@@ -73,6 +74,16 @@ def test_many_texts_at_once_have_the_same_ids(pair, batch):
     rebuilt = copy.copy(tokenizer)
     rebuilt.sentencepiece_file = None
     assert encode_many(rebuilt, batch) == expected
+
+
+def test_many_texts_go_through_sentencepiece_though_a_special_name_is_a_piece(monkeypatch):
+    class Encodes:
+        def encode(self, texts, num_threads):
+            return [[len(text)] for text in texts]
+
+    tokenizer = load_tokenizer(ROOT / "data/tiny-chatglm2")
+    monkeypatch.setattr("loraglm_helpers.tokenizer.read_pieces", lambda file: Encodes())
+    assert encode_many(tokenizer, ["people"]) == [[6]]
 
 
 def test_many_texts_at_once_know_the_tokens_that_were_added(folder):

@@ -150,7 +150,7 @@ class Run:
         self.objectives.alphabet = here.alphabet
         stage = self.copying
         if here.fluent_at is not None:
-            stage = stage_at(config, here.tokens, here.fluent_at)
+            stage = stage_at(config, here.tokens)
         own, seed = stage.tokens_per_step // processes.count, f"{config.seed}-{here.step}"
         batch = draw_batch(self.objectives, stage.mixture, own, f"{seed}-{processes.rank}")
         self.model.train()
@@ -222,7 +222,7 @@ def pretrain(
         elapsed = time.monotonic() - start
         here.seconds = before + elapsed
         late = minutes is not None and elapsed > minutes * 60
-        spent = here.tokens >= config.tokens + config.finish_tokens
+        spent = here.tokens >= config.tokens
         done = bool(run.processes.sum([spent or late])[0])
         if here.tokens // record_every > recorded or done:
             record = run.record(questions)

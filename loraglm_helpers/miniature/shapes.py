@@ -61,9 +61,17 @@ def tags(passage: Passage, rng: random.Random) -> tuple[str, str]:
     return f"{facts[0].subject} {request}", answer
 
 
+def _columns(passage: Passage, rng: random.Random) -> tuple[list[str], list[list[str]]]:
+    """Subject 1, predicate 2, object 3 in any order: the numbers to show, and every fact so."""
+    order = rng.sample(range(3), 3)
+    rows = [(f.subject, f.predicate, f.object) for f in passage.facts]
+    return [str(i + 1) for i in order], [[row[i] for i in order] for row in rows]
+
+
 def table(passage: Passage, rng: random.Random) -> tuple[str, str]:
-    rows = [f"| {f.subject} | {f.predicate} | {f.object} |" for f in passage.facts]
-    return "| 1 | 2 | 3 |", "\n".join(rows)
+    shown, rows = _columns(passage, rng)
+    lines = [f"| {' | '.join(row)} |" for row in (shown, *rows)]
+    return lines[0], "\n".join(lines[1:])
 
 
 def relation_names(passage: Passage, rng: random.Random) -> tuple[str, str]:
@@ -77,8 +85,8 @@ def subjects(passage: Passage, rng: random.Random) -> tuple[str, str]:
 
 
 def nested_lists(passage: Passage, rng: random.Random) -> tuple[str, str]:
-    rows = [[f.subject, f.predicate, f.object] for f in passage.facts]
-    return '[["1", "2", "3"]]', dumps(rows)
+    shown, rows = _columns(passage, rng)
+    return dumps([shown]), dumps(rows)
 
 
 def objects_with_keys(passage: Passage, rng: random.Random) -> tuple[str, str]:
@@ -93,8 +101,9 @@ def objects_with_keys(passage: Passage, rng: random.Random) -> tuple[str, str]:
 
 
 def arrows(passage: Passage, rng: random.Random) -> tuple[str, str]:
-    rows = [f"{f.subject} --{f.predicate}--> {f.object}" for f in passage.facts]
-    return "1 --2--> 3", "\n".join(rows)
+    shown, rows = _columns(passage, rng)
+    lines = ["{} --{}--> {}".format(*row) for row in (shown, *rows)]
+    return lines[0], "\n".join(lines[1:])
 
 
 def interview(passage: Passage, rng: random.Random) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 A pattern is a line of patterns/zh_film.txt and its like: `{S}` the subject, `{导演}` an object (a
 fact), `{?person}` a name that makes no fact, `+ ` in front a continuation that needs a subject
 named before it. The slots that were filled are the facts: no second pass could disagree with the
-text.
+text. A marked text has OPEN and CLOSE around every name and value; `plain` takes them away.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from .schema import KINDS, RELATIONS, Relation
 # Whose sentence patterns a split takes, where it has none of its own.
 WORDING = {"probe": "dev", NEW_NAMES: "pretrain"}
 _SLOT = re.compile(r"\{([^}]+)\}")
+OPEN, CLOSE = "\ue000", "\ue001"  # private-use characters, which no pattern contains
+_MARKED = re.compile(f"({OPEN}[^{CLOSE}]*{CLOSE})")
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,52 @@ class Entity:
 
 @dataclass(frozen=True)
 class Passage:
-    """A text, the facts it states in order of appearance, and its language ("zh" or "en")."""
+    """A marked text, the facts it states in order of appearance, and its language."""
 
-    text: str
+    marked: str
     facts: tuple[Fact, ...]
-    language: str
-    sentences: tuple[str, ...] = ()
+    language: str  # "zh" or "en"
+
+    @property
+    def text(self) -> str:
+        return plain(self.marked)
+
+
+def plain(marked: str) -> str:
+    """The text without its marks."""
+    return marked.replace(OPEN, "").replace(CLOSE, "")
+
+
+def damaged(marked: str, language: str, share: float, rng: random.Random) -> str:
+    """The text with about `share` of its wording lost or replaced; names and values stay whole.
+
+    Characters in Chinese, words in English. Who reads such texts cannot lean on one turn of phrase.
+    """
+    if language == "zh":
+        units, others = re.compile(r"\w"), _common_characters()
+    else:
+        units, others = re.compile(r"\w+"), _english_words()
+
+    def unit(match: re.Match[str]) -> str:
+        if rng.random() >= share:
+            return match.group()
+        return "" if rng.random() < 0.5 else rng.choice(others)
+
+    parts = _MARKED.split(marked)
+    parts[::2] = [re.sub(" +", " ", units.sub(unit, part)) for part in parts[::2]]
+    return "".join(parts)
+
+
+@cache
+def _common_characters() -> tuple[str, ...]:
+    return tuple("".join(read_sections("characters")["characters"]))
+
+
+@cache
+def _english_words() -> tuple[str, ...]:
+    sections = read_sections("words").items()
+    lines = [line for topic, lines in sections if topic.isascii() for line in lines]
+    return tuple(word for line in lines for word in line.split(",") if word)
 
 
 @cache
@@ -95,21 +137,23 @@ def new_entity(language: str, split: str, rng: random.Random, kind: str | None =
 
 
 def fill(pattern: str, entity: Entity | None, language: str, split: str, rng: random.Random) -> str:
-    """The sentence: every slot replaced by the subject, its object, or a name without a fact."""
+    """The marked sentence: each slot becomes the subject, its object, or a name without a fact."""
 
     def slot(match: re.Match[str]) -> str:
         name = match.group(1)
         if name.startswith("?"):
-            return draw(name[1:], language, split, rng)
-        if entity is None:
+            value = draw(name[1:], language, split, rng)
+        elif entity is None:
             raise ValueError(f"{{{name}}} needs a subject, in {pattern!r}")
-        return entity.name if name == "S" else entity.value(name, rng)
+        else:
+            value = entity.name if name == "S" else entity.value(name, rng)
+        return f"{OPEN}{value}{CLOSE}"
 
     return _SLOT.sub(slot, pattern)
 
 
 def state(pattern: Pattern, entity: Entity, rng: random.Random) -> tuple[str, list[Fact]]:
-    """One sentence about `entity` and the facts in it."""
+    """One marked sentence about `entity` and the facts in it."""
     sentence = fill(pattern.text, entity, entity.language, entity.split, rng)
     facts = [
         Fact(name, entity.name, entity.values[name], RELATIONS[entity.language, entity.kind, name])
@@ -119,7 +163,7 @@ def state(pattern: Pattern, entity: Entity, rng: random.Random) -> tuple[str, li
 
 
 def noise(language: str, split: str, rng: random.Random) -> str:
-    """A sentence that states no fact."""
+    """A marked sentence that states no fact."""
     line = rng.choice(read_sections(f"{language}_noise")[WORDING.get(split, split)])
     return fill(line, None, language, split, rng)
 
@@ -127,7 +171,7 @@ def noise(language: str, split: str, rng: random.Random) -> str:
 def sentences_about(
     entity: Entity, most_facts: int, rng: random.Random, repeat: bool = False
 ) -> tuple[list[str], list[Fact]]:
-    """Up to `most_facts` facts of one subject in as many sentences as that takes (at least one).
+    """Up to `most_facts` facts of one subject in as many marked sentences as that takes.
 
     Without `repeat` no relation is stated twice; with it the same facts may come back in other
     words, which is what blank infilling learns from.
@@ -183,5 +227,5 @@ def passage(
             facts += new
         text = gap.join(sentences)
         distinct = {(f.predicate, f.subject) for f in facts}
-        if facts and len(text) <= limit and len(distinct) == len(facts):
-            return Passage(text, tuple(facts), language, tuple(sentences))
+        if facts and len(plain(text)) <= limit and len(distinct) == len(facts):
+            return Passage(text, tuple(facts), language)

@@ -9,14 +9,14 @@ give SentencePiece's ids. Fails when `encode_many` is slower than three quarters
 has a space after another character, which is looked up first. It bounds what one merge has to
 look at, but cutting has its price too.
 
-Two cores, shared with other work, November 2026, the miniature's 3,207 pieces, MB/s:
+Two idle cores, November 2026, the miniature's 3,944 pieces, MB/s:
 
                                rows   code   one long text
-    SentencePiece, 2 threads   28.5   14.3   4.2
-    encode_many                28.6   15.5   4.3
-    encode_many, rebuild        7.1    7.1   2.4
-    tokenizer(texts)            7.3    4.8   1.3
-    rebuild, split at spaces   12.2    6.0   3.1
+    SentencePiece, 2 threads   19.3   11.6   3.9
+    encode_many                17.7    9.4   3.9
+    encode_many, rebuild        6.9    4.7   2.0
+    tokenizer(texts)            4.8    3.2   1.2
+    rebuild, split at spaces    8.0    3.5   2.5
 
 With 24,000 pieces SentencePiece is less than half as fast, and the rebuild at half to two thirds
 of it: faster on rows (1.2 to 1.7 times) when it is split, slower on code (0.8), so that

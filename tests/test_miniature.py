@@ -168,10 +168,10 @@ def test_the_rate_warms_up_and_follows_the_stages():
     config = PretrainConfig(tokens=1000, warmup_steps=10)
     assert rate_factor(config, 4, 0) == pytest.approx(0.5)
     assert rate_factor(config, 50, 40) == 1.0
-    assert rate_factor(config, 50, 125) == pytest.approx(0.85)
-    assert rate_factor(config, 50, 295) == pytest.approx(0.35)
-    assert rate_factor(config, 50, 435) == pytest.approx(0.25)
-    assert rate_factor(config, 50, 475) == pytest.approx(0.6)
+    assert rate_factor(config, 50, 145) == pytest.approx(0.85)
+    assert rate_factor(config, 50, 340) == pytest.approx(0.35)
+    assert rate_factor(config, 50, 500) == pytest.approx(0.25)
+    assert rate_factor(config, 50, 550) == pytest.approx(0.6)
     assert rate_factor(config, 50, 1000) == 0.0
 
 

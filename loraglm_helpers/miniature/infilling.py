@@ -1,0 +1,89 @@
+"""GLM's own objectives: spans, sentences and ends are cut out of a text, or of random pieces."""
+
+from __future__ import annotations
+
+import random
+
+from . import world
+from .examples import Blank, Drawing
+
+
+class Infilling(Drawing):
+    """What was cut out is part B."""
+
+    def copying(self, rng: random.Random, longest: int = 20) -> Blank:
+        """Random pieces and the same again, of the first `alphabet` pieces of a fixed shuffle."""
+        word = rng.choices(self.pieces[: self.alphabet], k=rng.randint(3, longest))
+        return Blank([*word, self.mask], word, masked=True)
+
+    def induction(self, rng: random.Random) -> Blank:
+        """Random pieces, then one or two of them again: what followed them?
+
+        Unlike `copying`, no fixed distance leads to the answer: the pieces must be found again.
+        """
+        word = rng.sample(self.pieces[: self.alphabet], rng.randint(8, 32))
+        turns = []
+        for _ in range(rng.randint(1, 6)):
+            start = rng.randrange(len(word) - 4)
+            middle = start + rng.randint(1, 2)
+            end = middle + rng.randint(2, 5)
+            turns.append(([self.mask, *word[start:middle]], word[middle:end]))
+        return Blank(word + turns[0][0], turns[0][1], masked=True, more=tuple(turns[1:]))
+
+    def blanks(self, rng: random.Random) -> Blank:
+        """1–3 short spans, or one whole sentence, of a passage that says its facts twice."""
+        language = "zh" if rng.random() < 0.75 else "en"
+        entity = world.new_entity(language, self.split, rng)
+        told, facts = world.sentences_about(entity, rng.randint(3, 9), rng, repeat=True)
+        ids = [self.ids(world.plain(sentence)) for sentence in told]
+        if rng.random() < 0.15:
+            gone = rng.randrange(len(ids))
+            before, after = sum(ids[:gone], []), sum(ids[gone + 1 :], [])
+            return Blank([*before, self.smask, *after], ids[gone], masked=True)
+        text = sum(ids, [])
+        twice = [f.object for f in facts] + [entity.name]
+        spans = self._spans(text, twice, rng)
+        part_a, part_b, at = [], [], 0
+        for start, end in spans:
+            part_a += [*text[at:start], self.mask]
+            part_b += ([self.sop] if part_b else []) + text[start:end]
+            at = end
+        return Blank(part_a + text[at:], part_b, masked=True)
+
+    def _spans(
+        self, text: list[int], names: list[str], rng: random.Random
+    ) -> list[tuple[int, int]]:
+        """Token spans to blank: occurrences of names said elsewhere, else short random spans."""
+        spans: list[tuple[int, int]] = []
+        rng.shuffle(names)
+        for name in names[: rng.randint(1, 3)]:
+            wanted = [i for i in self.ids(name) if self.tokenizer.convert_ids_to_tokens(i) != "▁"]
+            found = [
+                (i, i + len(wanted))
+                for i in range(len(text) - len(wanted) + 1)
+                if text[i : i + len(wanted)] == wanted
+            ]
+            if len(found) > 1:
+                spans.append(rng.choice(found[1:]) if rng.random() < 0.8 else found[0])
+        if not spans or rng.random() < 0.3:
+            start = rng.randrange(max(1, len(text) - 4))
+            spans.append((start, min(len(text), start + rng.randint(1, 4))))
+        spans.sort()
+        kept = spans[:1]
+        for span in spans[1:]:
+            if span[0] > kept[-1][1]:
+                kept.append(span)
+        return kept
+
+    def rest(self, rng: random.Random) -> Blank:
+        """A sentence or several about one thing, cut anywhere; B is all that follows the cut."""
+        language = "zh" if rng.random() < 0.75 else "en"
+        entity = world.new_entity(language, self.split, rng)
+        told, _ = world.sentences_about(entity, rng.randint(3, 8), rng, repeat=True)
+        told = told[: rng.choice((1, 1, 1, 1, 2, 4))]
+        ids, names = self.told((" " if language == "en" else "").join(told))
+        cut = rng.randint(min(3, len(ids) - 1), max(3, len(ids) - 1))
+        if rng.random() < 0.3:
+            names = frozenset()
+        unforeseen = frozenset(place - cut for place in names if place >= cut)
+        return Blank(ids[:cut], ids[cut:], unforeseen=unforeseen)

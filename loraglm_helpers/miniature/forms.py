@@ -1,4 +1,4 @@
-"""How a question stands beside its passage, and how a newspaper marks its headings."""
+"""How a question stands beside its passage, a newspaper marks its headings, a list its items."""
 
 ASK = {
     "zh": (
@@ -21,3 +21,6 @@ HEADINGS = (
     ("— ", " —"),
     ("[", "] "),
 )
+
+BRACKETS = ("[]", "()", "<>", "【】", "“”", "{}")
+COMMAS = ("、", ", ", " / ", "；", " | ")

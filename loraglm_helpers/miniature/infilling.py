@@ -6,6 +6,7 @@ import random
 
 from . import world
 from .examples import Blank, Drawing
+from .forms import BRACKETS, COMMAS
 
 
 class Infilling(Drawing):
@@ -29,6 +30,23 @@ class Infilling(Drawing):
             end = middle + rng.randint(2, 5)
             turns.append(([self.mask, *word[start:middle]], word[middle:end]))
         return Blank(word + turns[0][0], turns[0][1], masked=True, more=tuple(turns[1:]))
+
+    def marked(self, rng: random.Random) -> Blank:
+        """Random pieces, some of them in brackets: these again, in order, with a comma between.
+
+        After each item the next one must be found: what every list asks for.
+        """
+        left, right = rng.choice(BRACKETS)
+        comma = self.ids(rng.choice(COMMAS))
+        part_a: list[int] = []
+        part_b: list[int] = []
+        for _ in range(rng.randint(1, 6)):
+            part_a += rng.choices(self.pieces, k=rng.randint(0, 8))
+            item = rng.choices(self.pieces, k=rng.randint(1, 4))
+            part_a += [*self.ids(left), *item, *self.ids(right)]
+            part_b += (comma if part_b else []) + item
+        part_a += rng.choices(self.pieces, k=rng.randint(0, 8))
+        return Blank(part_a + self.ids(f"\n{left}{right}") + comma + self.ids("\n"), part_b)
 
     def blanks(self, rng: random.Random) -> Blank:
         """1–3 short spans, or one whole sentence, of a passage that says its facts twice."""

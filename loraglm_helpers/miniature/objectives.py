@@ -4,6 +4,7 @@ Every example has a part A (seen) and a part B (the only tokens with a loss):
 
     copying        x [MASK]                             -> x            (random pieces)
     induction      random pieces + one or two of them   -> what followed
+    marked         random pieces, some in brackets      -> these, in order
     questions      passage + question                   -> answer
     retelling      nothing                              -> a passage, then its facts
     blanks         passage with [MASK] or [sMASK]       -> the blanks' text, `sop` between them
@@ -11,6 +12,7 @@ Every example has a part A (seen) and a part B (the only tokens with a loss):
     shapes         passage + a shape                    -> the facts in that shape
     lists          passage + the shape of a list        -> all facts in the text's order
                    (short_lists: of a sentence or two)
+    mentions       passage                              -> its names and values, in order
     topics         words of one topic + groups          -> the group they belong to
     headings       texts under headings, some blank     -> these headings
 

@@ -36,14 +36,13 @@ READING: Mixture = (
     | {"induction": 0.02, "copying": 0.01}
 )
 DRILL: Mixture = (
-    {"short_lists": 0.55, "lists": 0.04, "retelling": 0.10, "short_questions": 0.08}
-    | {"questions": 0.06, "headings": 0.08, "topics": 0.01, "blanks": 0.02, "rest": 0.05}
-    | {"copying": 0.01}
+    {"short_lists": 0.46, "mentions": 0.14, "marked": 0.10, "lists": 0.05, "retelling": 0.02}
+    | {"short_questions": 0.07, "questions": 0.06, "headings": 0.07, "topics": 0.01, "rest": 0.02}
 )
 LAST: Mixture = (
-    {"short_lists": 0.20, "lists": 0.26, "retelling": 0.08, "short_questions": 0.06}
-    | {"questions": 0.12, "shapes": 0.02, "headings": 0.12, "topics": 0.01, "blanks": 0.04}
-    | {"rest": 0.08, "copying": 0.01}
+    {"short_lists": 0.20, "mentions": 0.05, "marked": 0.02, "lists": 0.25, "retelling": 0.06}
+    | {"short_questions": 0.05, "questions": 0.12, "shapes": 0.02, "headings": 0.11}
+    | {"topics": 0.01, "blanks": 0.03, "rest": 0.07, "copying": 0.01}
 )
 STAGES: tuple[Stage, ...] = (
     # The rest of a text is left out at first: what nobody can foresee in it drowns the signal.
@@ -77,8 +76,8 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(0.55, 4096, READING, rates=(0.02, 0.6)),
     Stage(0.68, 4096, READING, rates=(0.6, 0.43)),
-    Stage(0.84, 4096, DRILL, rates=(0.43, 0.21)),
-    Stage(1.0, 4096, LAST, rates=(0.21, 0.0)),
+    Stage(0.88, 4096, DRILL, rates=(0.43, 0.16)),
+    Stage(1.0, 4096, LAST, rates=(0.16, 0.0)),
 )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+import re
 from typing import Any
 
 from . import shapes, world
 from .examples import Blank, Drawing
-from .forms import ASK
+from .forms import ASK, COMMAS
 
 
 class Reading(Drawing):
@@ -54,6 +55,13 @@ class Reading(Drawing):
         texts = ["\n".join((*lead, "")), *(f"\n{request}\n" for request, _ in drawn[1:])]
         return self._turns(texts, [answer for _, answer in drawn])
 
+    def mentions(self, rng: random.Random) -> Blank:
+        """All names and values of a passage once, in the order of the text, fact or no fact."""
+        passage = self.passage(rng, most_facts=rng.choice((1, 2, 3, 4)))
+        names = dict.fromkeys(re.findall(f"{world.OPEN}(.*?){world.CLOSE}", passage.marked))
+        comma = rng.choice(COMMAS)
+        return self._turns([f"{passage.text}\n「」{comma}\n"], [comma.join(names)])
+
     def lists(self, rng: random.Random) -> Blank:
         """All facts of a passage in the order of the text, in one or two shapes of a list."""
         passage = self.passage(rng, most_facts=rng.choice((1, 2, 3, 4, 6)))
@@ -62,7 +70,7 @@ class Reading(Drawing):
     def short_lists(self, rng: random.Random) -> Blank:
         """`lists` on a sentence or two about one thing, mostly without scenery."""
         language = "zh" if rng.random() < 0.75 else "en"
-        most = rng.choice((1, 1, 2, 2, 3))
+        most = rng.choice((1, 2, 2, 3, 3))
         passage = world.passage(
             language, self.split, rng, most_facts=most, subjects=1, noise_rate=0.1
         )

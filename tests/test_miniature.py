@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from loraglm_helpers.miniature import names, shapes, tasks, world
+from loraglm_helpers.miniature.forms import COMMAS
 from loraglm_helpers.miniature.objectives import Blank, Objectives
 from loraglm_helpers.miniature.plan import (
     COPYING,
@@ -205,6 +206,29 @@ def test_names_of_a_told_text_are_unforeseen(tokenizer):
     example = objectives.assemble(Blank([], ids, unforeseen=names_at), "chatglm2")
     kept = tokenizer.decode([i for i in example.labels if i != -100])
     assert kept.startswith("导演说") and "林" not in kept
+
+
+def test_marked_items_come_in_order(tokenizer):
+    objectives, rng = Objectives(tokenizer), random.Random(14)
+    for _ in range(30):
+        blank = objectives.marked(rng)
+        rest = iter(blank.part_a)
+        commas = [objectives.ids(comma) for comma in COMMAS]
+        items = "".join(map(chr, blank.part_b))
+        found = [items.split("".join(map(chr, comma))) for comma in commas]
+        wanted = max(found, key=len)  # the comma that was drawn
+        assert 1 <= len(wanted) <= 6
+        assert all(ord(piece) in rest for item in wanted for piece in item)
+
+
+def test_mentions_are_all_names_in_the_order_of_the_text(tokenizer):
+    objectives, rng = Objectives(tokenizer), random.Random(15)
+    for _ in range(30):
+        blank = objectives.mentions(rng)
+        text, request, _ = tokenizer.decode(blank.part_a).rsplit("\n", 2)
+        comma = request.strip().removeprefix("「」")
+        places = [text.index(name.strip()) for name in tokenizer.decode(blank.part_b).split(comma)]
+        assert places and places == sorted(places)
 
 
 def test_a_heading_is_the_topic_of_its_text(tokenizer):

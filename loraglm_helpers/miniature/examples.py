@@ -71,9 +71,13 @@ class Drawing:
             labels[first + place] = IGNORED
         return Example(ids, labels)
 
+    def language(self, rng: random.Random) -> str:
+        """Chinese three times in four."""
+        return "zh" if rng.random() < 0.75 else "en"
+
     def passage(self, rng: random.Random, **kwargs: Any) -> world.Passage:
         """A passage of the split; while training, some lost up to a quarter of their wording."""
-        language = "zh" if rng.random() < 0.75 else "en"
+        language = self.language(rng)
         passage = world.passage(language, self.split, rng, **kwargs)
         return replace(passage, marked=self._damaged(passage.marked, language, rng))
 

@@ -1,4 +1,4 @@
-"""GLM's own objectives: spans, sentences and ends are cut out of a text, or of random pieces."""
+"""GLM's own objectives: spans, sentences and ends are cut out of a text."""
 
 from __future__ import annotations
 
@@ -6,51 +6,14 @@ import random
 
 from . import world
 from .examples import Blank, Drawing
-from .forms import BRACKETS, COMMAS
 
 
 class Infilling(Drawing):
     """What was cut out is part B."""
 
-    def copying(self, rng: random.Random, longest: int = 20) -> Blank:
-        """Random pieces and the same again, of the first `alphabet` pieces of a fixed shuffle."""
-        word = rng.choices(self.pieces[: self.alphabet], k=rng.randint(3, longest))
-        return Blank([*word, self.mask], word, masked=True)
-
-    def induction(self, rng: random.Random) -> Blank:
-        """Random pieces, then one or two of them again: what followed them?
-
-        Unlike `copying`, no fixed distance leads to the answer: the pieces must be found again.
-        """
-        word = rng.sample(self.pieces[: self.alphabet], rng.randint(8, 32))
-        turns = []
-        for _ in range(rng.randint(1, 6)):
-            start = rng.randrange(len(word) - 4)
-            middle = start + rng.randint(1, 2)
-            end = middle + rng.randint(2, 5)
-            turns.append(([self.mask, *word[start:middle]], word[middle:end]))
-        return Blank(word + turns[0][0], turns[0][1], masked=True, more=tuple(turns[1:]))
-
-    def marked(self, rng: random.Random) -> Blank:
-        """Random pieces, some of them in brackets: these again, in order, with a comma between.
-
-        After each item the next one must be found: what every list asks for.
-        """
-        left, right = rng.choice(BRACKETS)
-        comma = self.ids(rng.choice(COMMAS))
-        part_a: list[int] = []
-        part_b: list[int] = []
-        for _ in range(rng.randint(1, 6)):
-            part_a += rng.choices(self.pieces, k=rng.randint(0, 8))
-            item = rng.choices(self.pieces, k=rng.randint(1, 4))
-            part_a += [*self.ids(left), *item, *self.ids(right)]
-            part_b += (comma if part_b else []) + item
-        part_a += rng.choices(self.pieces, k=rng.randint(0, 8))
-        return Blank(part_a + self.ids(f"\n{left}{right}") + comma + self.ids("\n"), part_b)
-
     def blanks(self, rng: random.Random) -> Blank:
         """1–3 short spans, or one whole sentence, of a passage that says its facts twice."""
-        language = "zh" if rng.random() < 0.75 else "en"
+        language = self.language(rng)
         entity = world.new_entity(language, self.split, rng)
         told, facts = world.sentences_about(entity, rng.randint(3, 9), rng, repeat=True)
         ids = [self.ids(world.plain(sentence)) for sentence in told]
@@ -95,7 +58,7 @@ class Infilling(Drawing):
 
     def rest(self, rng: random.Random) -> Blank:
         """A sentence or several about one thing, cut anywhere; B is all that follows the cut."""
-        language = "zh" if rng.random() < 0.75 else "en"
+        language = self.language(rng)
         entity = world.new_entity(language, self.split, rng)
         told, _ = world.sentences_about(entity, rng.randint(3, 8), rng, repeat=True)
         told = told[: rng.choice((1, 1, 1, 1, 2, 4))]

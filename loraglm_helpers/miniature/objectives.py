@@ -31,12 +31,13 @@ from ..sequences import Example
 from .examples import Blank
 from .infilling import Infilling
 from .newspaper import Newspaper
+from .random_pieces import RandomPieces
 from .reading import Reading
 
 __all__ = ["Blank", "Objectives"]
 
 
-class Objectives(Infilling, Reading, Newspaper):
+class Objectives(RandomPieces, Infilling, Reading, Newspaper):
     """Draws training examples for one tokenizer; every method is a pure function of `rng`."""
 
     def draw(self, mixture: dict[str, float], rng: random.Random) -> Example:

@@ -4,6 +4,7 @@
 
 The last line is one JSON object: `copying` (passage questions answered exactly, on unseen names in
 unseen sentence patterns), `copying_known_patterns` (unseen names in pre-training's patterns),
+`lists_known_patterns` and `lists` (all facts of a passage listed exactly, by their number),
 `well_formed` (continued sentences that match a pattern of the world), `tasks` (exact match on the
 dev rows of the three tasks, with `--data`).
 """
@@ -19,6 +20,7 @@ from ..generation import generate
 from . import world
 from .names import NEW_NAMES
 from .objectives import Objectives
+from .shapes import objects_with_keys
 from .wellformed import well_formed
 
 LAYOUTS = ("glm", "chatglm2")
@@ -41,6 +43,26 @@ def copying_accuracy(
         prompts.append(example.input_ids[:start])
         targets.append(tokenizer.decode(example.input_ids[start:end]))
     answers = generate(model, tokenizer, prompts, max_new_tokens=32)
+    return sum(a == t for a, t in zip(answers, targets, strict=True)) / count
+
+
+def list_accuracy(
+    model: Any, tokenizer: Any, facts: int, count: int = 50, seed: int = 3, split: str = "probe"
+) -> float:
+    """Share of `count` passages with `facts` facts of one subject that are listed exactly.
+
+    The list is of objects whose three keys the request shows; `split` as for `copying_accuracy`.
+    """
+    objectives, rng = Objectives(tokenizer, split), random.Random(seed)
+    prompts, targets = [], []
+    while len(prompts) < count:
+        passage = objectives.passage(rng, most_facts=facts, subjects=1, noise_rate=0.0)
+        if len(passage.facts) == facts:
+            request, answer = objects_with_keys(passage, rng)
+            prompt = objectives.ids(f"{passage.text}\n{request}\n")
+            prompts.append([objectives.gmask, objectives.sop, *prompt])
+            targets.append(tokenizer.decode(objectives.ids(answer)))
+    answers = generate(model, tokenizer, prompts, max_new_tokens=60 * facts)
     return sum(a == t for a, t in zip(answers, targets, strict=True)) / count
 
 
@@ -85,11 +107,18 @@ def main() -> None:
     model, tokenizer = load_glm(arguments.model), load_tokenizer(arguments.model)
     if arguments.adapter:
         model = load_adapter(model, arguments.adapter)
+
+    def lists(split: str) -> dict[int, float]:
+        count = max(1, arguments.count // 3)
+        return {n: list_accuracy(model, tokenizer, n, count, split=split) for n in (1, 2, 3)}
+
     result = {
         "copying": copying_accuracy(model, tokenizer, arguments.count),
         "copying_known_patterns": copying_accuracy(
             model, tokenizer, arguments.count, split=NEW_NAMES
         ),
+        "lists_known_patterns": lists(NEW_NAMES),
+        "lists": lists("probe"),
         "well_formed": continuation_accuracy(model, tokenizer, arguments.count),
     }
     if arguments.data:

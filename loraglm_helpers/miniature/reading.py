@@ -19,7 +19,7 @@ class Reading(Drawing):
 
         Every sentence of the world is learnt so, except for its names: those nobody can foresee.
         """
-        language = "zh" if rng.random() < 0.75 else "en"
+        language = self.language(rng)
         passage = world.passage(language, self.split, rng, most_facts=rng.choice((1, 2, 3, 4, 6)))
         ids, names = self.told(passage.marked)
         if rng.random() < 0.5:
@@ -69,7 +69,7 @@ class Reading(Drawing):
 
     def short_lists(self, rng: random.Random) -> Blank:
         """`lists` on a sentence or two about one thing, mostly without scenery."""
-        language = "zh" if rng.random() < 0.75 else "en"
+        language = self.language(rng)
         most = rng.choice((1, 2, 2, 3, 3))
         passage = world.passage(
             language, self.split, rng, most_facts=most, subjects=1, noise_rate=0.1

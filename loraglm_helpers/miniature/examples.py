@@ -72,17 +72,17 @@ class Drawing:
         return Example(ids, labels)
 
     def language(self, rng: random.Random) -> str:
-        """Chinese three times in four."""
-        return "zh" if rng.random() < 0.75 else "en"
+        """Chinese two times in three."""
+        return "zh" if rng.random() < 0.66 else "en"
 
     def passage(self, rng: random.Random, **kwargs: Any) -> world.Passage:
-        """A passage of the split; while training, some lost up to a quarter of their wording."""
+        """A passage of the split; while training, a few lost up to a quarter of their wording."""
         language = self.language(rng)
         passage = world.passage(language, self.split, rng, **kwargs)
         return replace(passage, marked=self._damaged(passage.marked, language, rng))
 
     def _damaged(self, marked: str, language: str, rng: random.Random) -> str:
-        if self.split != "pretrain" or rng.random() < 0.7:
+        if self.split != "pretrain" or rng.random() < 0.85:
             return marked
         return world.damaged(marked, language, rng.uniform(0.0, 0.25), rng)
 

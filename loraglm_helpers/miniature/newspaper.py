@@ -16,7 +16,7 @@ class Newspaper(Drawing):
     def topics(self, rng: random.Random) -> Blank:
         """Some words of one topic, then groups of words: which group do they belong to?"""
         sections = read_sections("words")
-        english = rng.random() < 0.25
+        english = rng.random() < 0.4
         topics = [topic for topic in sections if topic.isascii() == english]
         chosen = rng.sample(topics, rng.randint(2, 4))
         words = {t: [w for line in sections[t] for w in line.split(",")] for t in chosen}
@@ -30,7 +30,7 @@ class Newspaper(Drawing):
 
     def headings(self, rng: random.Random) -> Blank:
         """1–8 short texts of a newspaper under their sections' headings; one or all are blank."""
-        language = "zh" if rng.random() < 0.7 else "en"
+        language = "zh" if rng.random() < 0.55 else "en"
         sections = read_sections(f"{language}_topics")
         names = [s.removeprefix("pretrain.") for s in sections if s.startswith("pretrain.")]
         left, right = (self.ids(part) for part in rng.choice(HEADINGS))

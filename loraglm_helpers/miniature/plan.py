@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from transformers import GlmConfig
 
 Mixture = dict[str, float]
+PLANNED = 80.0  # million tokens of the whole run; a shorter run passes through the same stages
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What is learnt until a share of all tokens, in which steps, at which rates.
+    """What is learnt until so many million tokens of PLANNED, in which steps, at which rates.
 
     `rates` are shares of the peak rates at the stage's start and end, with a line between them.
     """
@@ -46,23 +47,29 @@ LAST: Mixture = (
     | {"short_questions": 0.05, "questions": 0.12, "shapes": 0.02, "headings": 0.11}
     | {"topics": 0.01, "blanks": 0.03, "rest": 0.07, "copying": 0.01}
 )
+AGAIN: Mixture = {"marked": 0.55, "copying": 0.10, "induction": 0.10, "mentions": 0.15, "lists": 0.10}
+THIRD: Mixture = (
+    {"short_lists": 0.15, "mentions": 0.05, "marked": 0.05, "lists": 0.27, "shapes": 0.03}
+    | {"short_questions": 0.05, "questions": 0.14, "headings": 0.13, "topics": 0.01}
+    | {"blanks": 0.02, "rest": 0.08, "induction": 0.01, "copying": 0.01}
+)
 STAGES: tuple[Stage, ...] = (
     # The rest of a text is left out at first: what nobody can foresee in it drowns the signal.
     Stage(
-        0.07,
+        3.5,
         4096,
         {"copying": 0.10, "induction": 0.15, "short_questions": 0.45, "questions": 0.20}
         | {"headings": 0.05, "topics": 0.05},
     ),
     Stage(
-        0.22,
+        11.0,
         4096,
         {"copying": 0.03, "induction": 0.07, "short_questions": 0.15, "questions": 0.30}
         | {"headings": 0.08, "topics": 0.03, "blanks": 0.08, "shapes": 0.26},
         rates=(1.0, 0.7),
     ),
     Stage(
-        0.46,
+        23.0,
         8192,
         {"copying": 0.02, "induction": 0.03, "short_questions": 0.08, "questions": 0.24}
         | {"headings": 0.10, "topics": 0.03, "blanks": 0.10, "shapes": 0.30, "rest": 0.10},
@@ -70,17 +77,19 @@ STAGES: tuple[Stage, ...] = (
     ),
     # Lower peaks of the rate follow. First for what was left weak: every fact once and in order.
     Stage(
-        0.54,
+        27.0,
         8192,
         {"copying": 0.02, "induction": 0.03, "short_questions": 0.06, "questions": 0.14}
         | {"headings": 0.17, "blanks": 0.08, "shapes": 0.05, "lists": 0.40, "rest": 0.05},
         rates=(0.5, 0.0),
     ),
-    Stage(0.55, 4096, READING, rates=(0.02, 0.6)),
-    Stage(0.68, 4096, READING, rates=(0.6, 0.43)),
-    Stage(0.83, 4096, DRILL, rates=(0.43, 0.35)),
-    Stage(0.87, 2048, ORDER, rates=(0.35, 0.35)),
-    Stage(1.0, 4096, LAST, rates=(0.35, 0.0)),
+    Stage(27.5, 4096, READING, rates=(0.02, 0.6)),
+    Stage(34.0, 4096, READING, rates=(0.6, 0.43)),
+    Stage(41.5, 4096, DRILL, rates=(0.43, 0.35)),
+    Stage(43.5, 2048, ORDER, rates=(0.35, 0.35)),
+    Stage(50.0, 4096, LAST, rates=(0.35, 0.0)),
+    Stage(51.5, 2048, AGAIN, rates=(0.05, 0.5)),
+    Stage(PLANNED, 4096, THIRD, rates=(0.5, 0.0)),
 )
 
 
@@ -94,7 +103,7 @@ class PretrainConfig:
     groups: int = 2
     head_dim: int = 64
     intermediate_size: int = 704
-    tokens: int = 50_000_000
+    tokens: int = int(PLANNED * 1e6)
     learning_rate: float = 4e-3  # of Muon, for the layers' matrices
     embedding_rate: float = 2e-3  # of AdamW, for all the rest
     warmup_steps: int = 50
@@ -133,14 +142,14 @@ class PretrainConfig:
 
 def stage_at(config: PretrainConfig, tokens: int) -> Stage:
     """The stage after `tokens`, once copying is fluent."""
-    share = tokens / config.tokens
-    return next((stage for stage in STAGES if share < stage.until), STAGES[-1])
+    planned = tokens / config.tokens * PLANNED
+    return next((stage for stage in STAGES if planned < stage.until), STAGES[-1])
 
 
 def rate_factor(config: PretrainConfig, step: int, tokens: int) -> float:
     """Share of the peak rates: a warm-up over the first steps, then the stages' lines."""
     stage = stage_at(config, tokens)
     start = max((other.until for other in STAGES if other.until < stage.until), default=0.0)
-    done = min(1.0, (tokens / config.tokens - start) / (stage.until - start))
+    done = min(1.0, (tokens / config.tokens * PLANNED - start) / (stage.until - start))
     first, last = stage.rates
     return min(1.0, (step + 1) / config.warmup_steps) * (first + done * (last - first))

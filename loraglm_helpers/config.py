@@ -78,6 +78,7 @@ class FineTuneConfig:
     precision: str = "auto"  # fp32 | bf16 | fp16; auto: what the device does best
     quantization: str = "none"  # 8bit | 4bit: base weights, packed by bitsandbytes
     gradient_checkpointing: bool = False  # recompute activations: less memory, up to half more time
+    compiled: bool = False  # fuse element-wise work with torch.compile: see fusing.py
     device: str = "auto"  # cpu, cuda, cuda:1, mps
     rope: str = "auto"  # what rope_ratio in the checkpoint means: theta | positions
 

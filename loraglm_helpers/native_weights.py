@@ -3,9 +3,8 @@
 transformers loads them; what it would leave to random numbers, or report without naming the file,
 is refused here: a file that is cut short, a weight that is missing or has another shape.
 
-transformers maps all shards at once. On a CPU a weight that keeps its dtype stays a part of its
-file; where the dtype changes, the whole files count as memory until loading ends, but as pages of
-the file cache, which the system takes back when it needs them.
+transformers would map all shards until loading ends, so that a change of dtype counted every file
+beside the model. Here each weight opens its file when it is needed and lets go of it at once.
 """
 
 from __future__ import annotations
@@ -15,9 +14,16 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from safetensors import SafetensorError, safe_open
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from .official_config import CheckpointError
 from .weight_files import check_whole, find_shards, holder
@@ -39,11 +45,13 @@ def load_native(
     if device.type == "meta":
         with device:
             return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=dtype)
-    for file in find_shards(folder)[0]:
+    files = find_shards(folder)[0]
+    for file in files:
         check_whole(file)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder,
+        own = AutoConfig.from_pretrained(folder)
+        model, report = MODEL_FOR_CAUSAL_LM_MAPPING[type(own)].from_pretrained(
+            **_source(folder, files, own),
             dtype=dtype,
             device_map={"": device},
             output_loading_info=True,
@@ -60,6 +68,31 @@ def load_native(
         raise CheckpointError(f"{folder}: {' '.join(str(error).split())[:300]}") from error
     _check_report(folder, report)
     return model
+
+
+class _Weight:
+    """One weight of a safetensors file, read when it is indexed."""
+
+    def __init__(self, file: Path, name: str) -> None:
+        self.file, self.name = file, name
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        with safe_open(self.file, "pt") as shard:
+            return shard.get_slice(self.name)[index]
+
+
+def _source(folder: Path, files: list[Path], config: PreTrainedConfig) -> dict[str, Any]:
+    """What `from_pretrained` is to read: the weights of safetensors files, else the folder."""
+    if files[0].suffix != ".safetensors":
+        return {"pretrained_model_name_or_path": folder, "config": config}
+    weights: dict[str, _Weight] = {}
+    for file in files:
+        with safe_open(file, "pt") as shard:
+            weights |= {name: _Weight(file, name) for name in shard.keys()}  # noqa: SIM118
+    source = {"pretrained_model_name_or_path": None, "state_dict": weights, "config": config}
+    if (folder / "generation_config.json").is_file():
+        source["generation_config"] = GenerationConfig.from_pretrained(folder)
+    return source
 
 
 def _check_report(folder: Path, report: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from .advice import TrainingError
 from .attention import register
 from .config import repo_path
 from .evaluation import evaluate_loss, make_examples, pads
+from .fusing import fuse, require_compiler
 from .guards import warn_of_layout
 from .history import Callback, History, TrainingState
 from .loop import Loop
@@ -65,7 +66,7 @@ def train(
     stopped. The first Ctrl-C ends the run after its step, saves, and returns the history.
     Under a launcher every process calls this; callbacks run in the first one alone, which under
     FSDP cannot run the model by itself. Raises TrainingError (loss not finite, out of memory),
-    QuantizationError and LaunchError (before anything is read) and ResumeError; warns
+    QuantizationError, NoCompilerError, LaunchError (before anything is read), ResumeError; warns
     (LayoutWarning) when the layout is not the checkpoint's own.
     """
     processes, precision = _surroundings(config)
@@ -95,6 +96,8 @@ def _surroundings(config: Any) -> tuple[Processes, Precision]:
             "launch with DDP, where each process has the packed base, or set quantization to none"
         )
     require_bitsandbytes(config.quantization, precision.device)
+    if config.compiled:
+        require_compiler(precision.device)
     if not processes.is_main:
         disable_progress_bar()
     elif processes.count > config.batch_size and not config.tokens_per_batch:
@@ -123,6 +126,8 @@ def prepare_model(
     base = model.get_base_model() if adapted else model
     if not pads(config):
         base.set_attn_implementation(register())
+    if config.compiled:
+        fuse(base)
     return model.train() if adapted else attach_adapter(model, config)
 
 

@@ -96,6 +96,7 @@ def as_bin(name: str) -> str:
         ("bin", "fp16"),
         ("bin", "fp32"),
         ("native", "fp16"),
+        ("native", "fp32"),
     ],
 )
 def test_peak_memory_is_the_model_and_one_shard(tmp_path, kind, dtype):

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from tiny_training import make_config, rows, run, stop_at, tiny, weights
 from torch.testing import assert_close
 
 from loraglm_helpers.config import FineTuneConfig
+from loraglm_helpers.fusing import COMPILERS, NoCompilerError, fuse
 from loraglm_helpers.lora import load_adapter
 from loraglm_helpers.precision import Precision, choose_device, choose_precision
 from loraglm_helpers.training import evaluate_loss
@@ -75,3 +77,27 @@ def test_pissa_files_are_an_ordinary_lora_of_twice_the_rank(config):
         atol=1e-4,
         rtol=1e-4,
     )
+
+
+@pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C++ compiler")
+def test_a_compiled_run_gives_the_same_losses_and_files(config, tmp_path):
+    plain = run(replace(config, lora_dropout=0))
+    known = weights(config.save_dir)
+    fused = run(replace(config, lora_dropout=0, compiled=True, save_dir=str(tmp_path / "fused")))
+    for one, other in zip(plain.records, fused.records, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+    found = weights(str(tmp_path / "fused"))
+    assert found.keys() == known.keys()
+    for name, weight in known.items():
+        assert_close(found[name], weight, atol=1e-4, rtol=1e-3)
+
+
+def test_compiling_takes_in_every_norm_and_mlp():
+    model = tiny()
+    assert fuse(model) == 2 * 3 + 1  # two norms and an MLP a layer, and the last norm
+
+
+def test_a_missing_compiler_is_named_before_anything_is_read(config, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(NoCompilerError, match=r"no C\+\+ compiler .* set compiled to false"):
+        run(replace(config, compiled=True))

@@ -21,6 +21,7 @@ from . import world
 from .pools import read_sections
 
 ENGLISH_SHARE = 0.2
+MOST_FACTS = (2, 3, 4, 6)  # one of these bounds a row's triples
 
 # How each task is asked. One wording a language: LoRA is to learn the task, not paraphrases.
 INSTRUCTIONS = {
@@ -43,13 +44,13 @@ def triples(passage: world.Passage | None) -> str:
 
 
 def triples_row(language: str, split: str, rng: random.Random) -> Row:
-    """1–6 triples, or (one row in fourteen) a passage that states no fact."""
+    """1–6 triples, mostly few, or (one row in fourteen) a passage that states no fact."""
     if rng.random() < 1 / 14:
         gap = " " if language == "en" else ""
         lines = dict.fromkeys(world.noise(language, split, rng) for _ in range(rng.randint(1, 3)))
         text, target = world.plain(gap.join(lines)), triples(None)
     else:
-        passage = world.passage(language, split, rng)
+        passage = world.passage(language, split, rng, most_facts=rng.choice(MOST_FACTS))
         text, target = passage.text, triples(passage)
     return _row("triples", language, text, target)
 
@@ -116,7 +117,7 @@ def main() -> None:
     """Write the train and dev files into a folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("data"))
-    parser.add_argument("--train", type=int, default=2400)
+    parser.add_argument("--train", type=int, default=3000)
     parser.add_argument("--dev", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

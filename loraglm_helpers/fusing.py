@@ -33,6 +33,7 @@ def fuse(model: nn.Module) -> int:
     Weights, names and files stay as they are. Batches may have any number of tokens.
     """
     parts = [m for m in model.modules() if type(m).__name__.endswith(("RMSNorm", "MLP"))]
-    for part in parts:
+    fresh = [part for part in parts if part._compiled_call_impl is None]  # not twice
+    for part in fresh:
         part.compile(dynamic=True)
-    return len(parts)
+    return len(fresh)

@@ -44,13 +44,32 @@ def test_half_precision_gives_a_float32_loss_and_half_gradients():
     assert abs(loss.item() / exact.item() - 1) < 0.01
 
 
-def test_a_frozen_weight_and_no_gradients_at_all():
+@pytest.mark.parametrize("narrowest", [1, 7, 64])  # tiles of one entry, uneven ones, a single one
+def test_a_frozen_weight_and_no_gradients_at_all(narrowest, monkeypatch):
+    monkeypatch.setattr(head, "TILE", 1)
+    monkeypatch.setattr(head, "NARROWEST", narrowest)
     hidden, weight, targets = case()
     loss = head.head_loss(hidden, weight.detach(), targets)
+    theirs = cross_entropy(hidden @ weight.T, targets, reduction="sum")
+    assert_close(loss, theirs)
     loss.backward()
-    assert hidden.grad is not None and weight.grad is None
+    assert weight.grad is None
+    [expected] = torch.autograd.grad(theirs, [hidden])
+    assert_close(hidden.grad, expected, atol=1e-5, rtol=1e-5)
     with torch.no_grad():
         assert_close(head.head_loss(hidden, weight, targets), loss.detach())
+
+
+def test_a_frozen_weight_in_half_precision():
+    hidden, weight, targets = case(torch.bfloat16)
+    loss = head.head_loss(hidden, weight.detach(), targets)
+    loss.backward()
+    exact = hidden.detach().float().requires_grad_()
+    theirs = cross_entropy(exact @ weight.detach().float().T, targets, reduction="sum")
+    theirs.backward()
+    assert loss.dtype == torch.float32 and hidden.grad.dtype == torch.bfloat16
+    assert abs(loss.item() / theirs.item() - 1) < 0.01
+    assert_close(hidden.grad.float(), exact.grad, atol=0.03, rtol=0.03)
 
 
 def test_a_batch_without_targets_has_loss_and_gradients_of_zero():
@@ -63,8 +82,10 @@ def test_a_batch_without_targets_has_loss_and_gradients_of_zero():
 
 def test_losses_are_exact_for_targets_of_no_probability():
     hidden, weight = torch.tensor([[1000.0]]), torch.tensor([[1.0], [-1.0], [0.5]])
-    losses = [head.head_loss(hidden, weight, torch.tensor([i])).item() for i in range(3)]
-    assert losses == [0.0, 2000.0, 500.0]
+    for trained in (False, True):
+        weight.requires_grad_(trained)
+        losses = [head.head_loss(hidden, weight, torch.tensor([i])).item() for i in range(3)]
+        assert losses == [0.0, 2000.0, 500.0]
 
 
 def tiny() -> GlmForCausalLM:

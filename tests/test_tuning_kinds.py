@@ -95,6 +95,7 @@ def test_a_compiled_run_gives_the_same_losses_and_files(config, tmp_path):
 def test_compiling_takes_in_every_norm_and_mlp():
     model = tiny()
     assert fuse(model) == 2 * 3 + 1  # two norms and an MLP a layer, and the last norm
+    assert fuse(model) == 0
 
 
 def test_a_missing_compiler_is_named_before_anything_is_read(config, monkeypatch):

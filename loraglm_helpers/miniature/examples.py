@@ -72,8 +72,8 @@ class Drawing:
         return Example(ids, labels)
 
     def language(self, rng: random.Random) -> str:
-        """Chinese two times in three."""
-        return "zh" if rng.random() < 0.66 else "en"
+        """Chinese seven times in ten."""
+        return "zh" if rng.random() < 0.7 else "en"
 
     def passage(self, rng: random.Random, **kwargs: Any) -> world.Passage:
         """A passage of the split; while training, a few lost up to a quarter of their wording."""

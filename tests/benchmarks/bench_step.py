@@ -1,6 +1,6 @@
 """Training speed on a CPU: ours, Trainer + PEFT, the seed's recipe, and the limit, in one run.
 
-    pytest tests/benchmarks/bench_step.py              about five minutes on two idle cores
+    pytest tests/benchmarks/bench_step.py              about six minutes on two idle cores
     pytest tests/benchmarks/bench_step.py --record     and keep it as data/runs/step_cpu.json
     pytest tests/benchmarks/bench_step.py --shape tiny --rows 16      only to see that it runs
 
@@ -21,6 +21,7 @@ SHAPE = "67M"
 CONTENDERS = {
     "ours": {"name": "ours"},
     "ours, no dropout": {"name": "ours", "dropout": 0.0},
+    "ours, compiled": {"name": "ours", "compiled": 1},
     "Trainer + PEFT": {"name": "trainer"},
     "seed's recipe": {"name": "seed"},
 }

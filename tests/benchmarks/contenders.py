@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -22,12 +22,16 @@ from loraglm_helpers.training import train
 
 @dataclass
 class Timing:
-    """One pass over the rows: real tokens and targets, seconds, and the steps' mean loss."""
+    """One pass over the rows: real tokens and targets, seconds, and the steps' mean loss.
+
+    `first` are the seconds of the step before it, which compiles where that is asked for.
+    """
 
     tokens: int
     targets: int
     seconds: float
     loss: float
+    first: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -65,6 +69,7 @@ def our_config(work: Workload, directory: str, **changes: Any) -> FineTuneConfig
         "epochs": 1,
         "precision": work.precision,
         "device": work.device,
+        "compiled": bool(work.compiled),
         "save_dir": directory,
     }
     return FineTuneConfig(**(settings | changes))
@@ -73,7 +78,7 @@ def our_config(work: Workload, directory: str, **changes: Any) -> FineTuneConfig
 def train_ours(work: Workload, **changes: Any) -> tuple[Timing, Any]:
     """Our loop; returns the model with its adapter too, for the limit and the profile."""
     model, examples = work.model(), work.examples()
-    watch = Watch(work.device)
+    watch, seconds = Watch(work.device), {}
     with tempfile.TemporaryDirectory() as directory:
         for run, steps in (("warm-up", 1), ("timed", None)):
             watch.losses.clear()
@@ -86,7 +91,9 @@ def train_ours(work: Workload, **changes: Any) -> tuple[Timing, Any]:
                 callbacks=[watch],
             )
             model = watch.model
-    return timing(examples, watch.at["step"] - watch.at["start"], watch.losses), model
+            seconds[run] = watch.at["step"] - watch.at["start"]
+    took = timing(examples, seconds["timed"], watch.losses)
+    return replace(took, first=seconds["warm-up"]), model
 
 
 class Watch:

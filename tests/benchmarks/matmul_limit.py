@@ -16,7 +16,7 @@ import torch
 from contenders import synchronize
 from torch import Tensor, nn
 
-from loraglm_helpers.head import chunk_rows, even_rows
+from loraglm_helpers.head import chunk_rows, even_rows, tile_columns
 
 
 @dataclass
@@ -44,10 +44,9 @@ def measure_limit(model: Any, tokens: int, targets: int, repeats: int = 5) -> Li
     with torch.no_grad():
         body = best(Products(layers, tokens), repeats)
         # The output layer in pieces, as our loss takes it, or whole: whichever is faster.
-        top = min(
-            best(Products([head], targets, rows), repeats)
-            for rows in {chunk, targets}
-        )
+        tiles = list(head.split(tile_columns(targets)))
+        whole = Products([head], targets), Products([head], targets, chunk)
+        top = min(best(products, repeats) for products in (*whole, Products(tiles, targets)))
     return Limit(tokens, targets, 4 * numbers, body + top)
 
 

@@ -43,6 +43,7 @@ class Workload:
     rank: int = 8
     alpha: int = 32
     learning_rate: float = 3e-5
+    compiled: int = 0  # 1: ours with torch.compile
 
     @property
     def precision(self) -> str:

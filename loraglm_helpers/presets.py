@@ -20,11 +20,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "seed": {},
     "tiny": {
         "target_modules": "all-linear",
-        "lora_alpha": 16,
         "lora_dropout": 0.0,
-        "learning_rate": 5e-3,
+        "learning_rate": 2e-3,
         "batch_size": 32,
-        "epochs": 1.5,
+        "epochs": 1.2,
         "logging_steps": 5,
         "save_freq": 50,
     },

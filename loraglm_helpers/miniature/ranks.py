@@ -31,7 +31,6 @@ RUNS: tuple[tuple[str, int], ...] = (
     ("all-linear", 4),
     ("all-linear", 8),
     ("all-linear", 16),
-    ("query_key_value", 8),
 )
 
 
@@ -62,11 +61,11 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("data/runs/lora_ranks.json"))
-    parser.add_argument("--questions", type=int, default=300)
+    parser.add_argument("--questions", type=int, default=200)
     arguments = parser.parse_args()
     runs = []
     for targets, rank in RUNS:
-        changes = {"target_modules": targets, "lora_rank": rank, "lora_alpha": 2 * rank}
+        changes = {"target_modules": targets, "lora_rank": rank, "lora_alpha": 4 * rank}
         config = preset("tiny").replace(save_dir=f"build/ranks/{targets}-{rank}", **changes)
         runs.append(measure(config, arguments.questions))
         print(json.dumps(runs[-1]), flush=True)

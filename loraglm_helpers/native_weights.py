@@ -67,6 +67,7 @@ def load_native(
     ) as error:
         raise CheckpointError(f"{folder}: {' '.join(str(error).split())[:300]}") from error
     _check_report(folder, report)
+    model.name_or_path = model.config.name_or_path = str(folder)
     return model
 
 

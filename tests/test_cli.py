@@ -191,7 +191,7 @@ def test_train_leaves_adapters_history_and_settings(trained):
 
 def test_train_resumes_from_its_own_settings_file(checkpoint, data, tmp_path, capsys):
     out = tmp_path / "out"
-    assert train(checkpoint, data, out, "max_steps=3", "max_seconds=1e-6") == 0
+    assert train(checkpoint, data, out, "epochs=2", "max_steps=3", "max_seconds=1e-6") == 0
     arguments = ["train", "--config", str(out / "settings.json"), "--resume"]
     assert main([*arguments, "--set", "max_seconds=none"]) == 0
     assert f"{out}/best: the adapter, dev loss" in capsys.readouterr().out

@@ -16,6 +16,7 @@ from loraglm_helpers.miniature.forms import COMMAS
 from loraglm_helpers.miniature.objectives import Blank, Objectives
 from loraglm_helpers.miniature.plan import (
     COPYING,
+    PLANNED,
     STAGES,
     PretrainConfig,
     rate_factor,
@@ -166,14 +167,14 @@ def test_shapes_answer_from_the_passage(shape):
 
 
 def test_the_rate_warms_up_and_follows_the_stages():
-    config = PretrainConfig(tokens=1000, warmup_steps=10)
+    config = PretrainConfig(tokens=round(PLANNED * 1000), warmup_steps=10)  # a thousandth
     assert rate_factor(config, 4, 0) == pytest.approx(0.5)
-    assert rate_factor(config, 50, 40) == 1.0
-    assert rate_factor(config, 50, 145) == pytest.approx(0.85)
-    assert rate_factor(config, 50, 340) == pytest.approx(0.35)
-    assert rate_factor(config, 50, 500) == pytest.approx(0.25)
-    assert rate_factor(config, 50, 550) == pytest.approx(0.6)
-    assert rate_factor(config, 50, 1000) == 0.0
+    assert rate_factor(config, 50, 2000) == 1.0
+    assert rate_factor(config, 50, 7250) == pytest.approx(0.85)
+    assert rate_factor(config, 50, 17_000) == pytest.approx(0.35)
+    assert rate_factor(config, 50, 25_000) == pytest.approx(0.25)
+    assert rate_factor(config, 50, 27_500) == pytest.approx(0.6)
+    assert rate_factor(config, 50, config.tokens) == 0.0
 
 
 def test_stages_follow_one_another():

@@ -42,6 +42,11 @@ def load_native(
             f"{folder / 'config.json'}: model_type {kind!r} is unknown to this transformers; for a "
             "GLM take the '-hf' repository, or a newer transformers"
         )
+    if CONFIG_MAPPING[kind] not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise CheckpointError(
+            f"{folder / 'config.json'}: model_type {kind!r} writes no text; take the "
+            "repository of a GLM"
+        )
     if device.type == "meta":
         with device:
             return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=dtype)

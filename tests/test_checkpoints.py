@@ -602,9 +602,12 @@ def test_a_device_that_is_not_there_is_refused(tiny):
         load_glm(tiny, device="cuda")
 
 
-def test_an_unknown_native_class_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "glm99"}))
-    with pytest.raises(CheckpointError, match="'glm99' is unknown"):
+@pytest.mark.parametrize(
+    ("kind", "why"), [("glm99", "'glm99' is unknown"), ("vit", "'vit' writes no text")]
+)
+def test_an_unknown_native_class_and_one_without_text_are_refused(tmp_path, kind, why):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(CheckpointError, match=why):
         load_glm(tmp_path)
 
 

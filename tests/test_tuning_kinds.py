@@ -83,7 +83,10 @@ def test_pissa_files_are_an_ordinary_lora_of_twice_the_rank(config):
 def test_a_compiled_run_gives_the_same_losses_and_files(config, tmp_path):
     plain = run(replace(config, lora_dropout=0))
     known = weights(config.save_dir)
-    fused = run(replace(config, lora_dropout=0, compiled=True, save_dir=str(tmp_path / "fused")))
+    settings = replace(config, lora_dropout=0, compiled=True, save_dir=str(tmp_path / "fused"))
+    base = tiny()
+    fused = run(settings, base)
+    assert fuse(base) == 0  # the run did it
     for one, other in zip(plain.records, fused.records, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
     found = weights(str(tmp_path / "fused"))

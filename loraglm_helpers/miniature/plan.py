@@ -47,7 +47,7 @@ LAST: Mixture = (
     | {"short_questions": 0.05, "questions": 0.12, "shapes": 0.02, "headings": 0.11}
     | {"topics": 0.01, "blanks": 0.03, "rest": 0.07, "copying": 0.01}
 )
-# The third reading: four times as many sentence patterns, met after a look back at the drills.
+# The third reading: five times as many sentence patterns, met after a look back at the drills.
 AGAIN: Mixture = (
     {"marked": 0.55, "copying": 0.10, "induction": 0.10}
     | {"mentions": 0.15, "lists": 0.10}
@@ -144,16 +144,21 @@ class PretrainConfig:
         )
 
 
+def planned(config: PretrainConfig, tokens: int) -> float:
+    """Where `tokens` stand in the plan, in millions: a shorter run is the plan in small."""
+    return tokens / config.tokens * PLANNED
+
+
 def stage_at(config: PretrainConfig, tokens: int) -> Stage:
     """The stage after `tokens`, once copying is fluent."""
-    planned = tokens / config.tokens * PLANNED
-    return next((stage for stage in STAGES if planned < stage.until), STAGES[-1])
+    here = planned(config, tokens)
+    return next((stage for stage in STAGES if here < stage.until), STAGES[-1])
 
 
 def rate_factor(config: PretrainConfig, step: int, tokens: int) -> float:
     """Share of the peak rates: a warm-up over the first steps, then the stages' lines."""
     stage = stage_at(config, tokens)
     start = max((other.until for other in STAGES if other.until < stage.until), default=0.0)
-    done = min(1.0, (tokens / config.tokens * PLANNED - start) / (stage.until - start))
+    done = min(1.0, (planned(config, tokens) - start) / (stage.until - start))
     first, last = stage.rates
     return min(1.0, (step + 1) / config.warmup_steps) * (first + done * (last - first))

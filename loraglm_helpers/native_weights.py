@@ -36,17 +36,7 @@ def load_native(
 
     ``config`` is the content of its config.json. On the ``meta`` device the model stays empty.
     """
-    kind = config.get("model_type")
-    if kind not in CONFIG_MAPPING:
-        raise CheckpointError(
-            f"{folder / 'config.json'}: model_type {kind!r} is unknown to this transformers; for a "
-            "GLM take the '-hf' repository, or a newer transformers"
-        )
-    if CONFIG_MAPPING[kind] not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise CheckpointError(
-            f"{folder / 'config.json'}: model_type {kind!r} writes no text; take the "
-            "repository of a GLM"
-        )
+    _check_kind(folder, config.get("model_type"))
     if device.type == "meta":
         with device:
             return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=dtype)
@@ -74,6 +64,19 @@ def load_native(
     _check_report(folder, report)
     model.name_or_path = model.config.name_or_path = str(folder)
     return model
+
+
+def _check_kind(folder: Path, kind: Any) -> None:
+    if kind not in CONFIG_MAPPING:
+        raise CheckpointError(
+            f"{folder / 'config.json'}: model_type {kind!r} is unknown to this transformers; for a "
+            "GLM take the '-hf' repository, or a newer transformers"
+        )
+    if CONFIG_MAPPING[kind] not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise CheckpointError(
+            f"{folder / 'config.json'}: model_type {kind!r} writes no text; take the "
+            "repository of a GLM"
+        )
 
 
 class _Weight:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from loraglm_helpers.miniature import names, shapes, tasks, world
-from loraglm_helpers.miniature.forms import COMMAS
+from loraglm_helpers.miniature.forms import COMMAS, framed
 from loraglm_helpers.miniature.objectives import Blank, Objectives
 from loraglm_helpers.miniature.plan import (
     COPYING,
@@ -124,9 +124,33 @@ def test_pretraining_never_sees_the_tasks_formats(tokenizer):
     objectives, rng = Objectives(tokenizer), random.Random(7)
     mixture = {name: w for stage in STAGES for name, w in stage.mixture.items()}
     text = "\n".join(tokenizer.decode(objectives.draw(mixture, rng).input_ids) for _ in range(400))
-    for sign in ("Instruction: ", '"predicate": "', "Answer: ", *tasks.INSTRUCTIONS.values()):
+    words, keys = ("Instruction", "Input", "Answer"), ("predicate", "subject", "object")
+    signs = [f"{word}:" for word in words] + [f'"{key}":' for key in keys]
+    for sign in (*signs, *tasks.INSTRUCTIONS.values()):
         assert sign not in text
     assert not re.search(r'\["(体育|sports|科技|technology)"\]', text)
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_a_frame_holds_passage_and_request_in_either_order(language):
+    rng, seen = random.Random(4), set()
+    for _ in range(200):
+        text = framed("<passage>", "<request>", language, rng)
+        assert text.count("<passage>") == text.count("<request>") == 1
+        bare = text.replace("<passage>", "").replace("<request>", "")
+        seen.add((text.index("<passage>") < text.index("<request>"), bare.strip() == ""))
+    assert len(seen) == 4  # both orders, with labels and without
+
+
+def test_keys_of_objects_are_three_words_from_the_request():
+    rng = random.Random(4)
+    passage, found = world.passage("zh", "pretrain", rng), set()
+    for _ in range(100):
+        request, answer = shapes.objects_with_keys(passage, rng)
+        keys = set(json.loads(request)[0])
+        assert len(keys) == 3 and all(set(item) == keys for item in json.loads(answer))
+        found |= keys
+    assert len(found) > 100
 
 
 def test_layouts_by_literal_ids(tokenizer):
@@ -224,9 +248,10 @@ def test_mentions_are_all_names_in_the_order_of_the_text(tokenizer):
     objectives, rng = Objectives(tokenizer), random.Random(15)
     for _ in range(30):
         blank = objectives.mentions(rng)
-        text, request, _ = tokenizer.decode(blank.part_a).rsplit("\n", 2)
-        comma = request.strip().removeprefix("「」")
-        places = [text.index(name.strip()) for name in tokenizer.decode(blank.part_b).split(comma)]
+        text = tokenizer.decode(blank.part_a)
+        comma = next(comma for comma in COMMAS if f"「」{comma}" in text)
+        items = tokenizer.decode(blank.part_b).strip().split(comma)
+        places = [text.index(name) for name in items]
         assert places and places == sorted(places)
 
 

@@ -1,4 +1,10 @@
-"""How a question stands beside its passage, a newspaper marks its headings, a list its items."""
+"""How a request stands beside its passage, a newspaper marks its headings, a list its items."""
+
+from __future__ import annotations
+
+import random
+
+from .pools import common_characters, english_words
 
 ASK = {
     "zh": (
@@ -24,3 +30,37 @@ HEADINGS = (
 
 BRACKETS = ("[]", "()", "<>", "【】", "“”", "{}")
 COMMAS = ("、", ", ", " / ", "；", " | ")
+
+# What stands before the request, the passage and the answer. The tasks' own three words
+# (`sequences.format_context`) are not among them.
+LABELS = {
+    "zh": (("要求", "格式", "任务", "请照做", "样子"), ("文本", "原文", "资料", "段落", "内容"),
+           ("结果", "输出", "写在这里", "好的")),
+    "en": (("Task", "Shape", "Wanted", "Do this"), ("Text", "Passage", "Source", "Read"),
+           ("Result", "Output", "Here", "Reply")),
+}  # fmt: skip
+
+
+def words(language: str, rng: random.Random, longest: int) -> str:
+    """1 to `longest` random Chinese characters, or English words."""
+    count = rng.randint(1, longest)
+    if language == "zh":
+        return "".join(rng.choices(common_characters(), k=count))
+    return " ".join(rng.choices(english_words(), k=count))
+
+
+def framed(passage: str, request: str, language: str, rng: random.Random) -> str:
+    """The passage and the request in one of many frames: bare or under labels, in either order.
+
+    Half of the labels are random words. What was learnt in a single frame is lost in any other.
+    """
+    first = rng.random() < 0.55
+    if rng.random() < 0.45:
+        return f"{request}\n{passage}\n" if first else f"{passage}\n{request}\n"
+    drawn = [
+        rng.choice(known) if rng.random() < 0.5 else words(language, rng, longest)
+        for known, longest in zip(LABELS[language], (10, 3, 3), strict=True)
+    ]
+    colon = rng.choice((":", ": ", "：", "\n", " = "))
+    lines = [f"{drawn[0]}{colon}{request}\n", f"{drawn[1]}{colon}{passage}\n"]
+    return "".join(lines if first else lines[::-1]) + drawn[2] + colon

@@ -32,3 +32,17 @@ def pool(language: str, name: str) -> tuple[str, ...]:
     """The comma-separated words of one pool in patterns/names_zh.txt or names_en.txt."""
     lines = read_sections(f"names_{language}")[name]
     return tuple(word for line in lines for word in line.split(",") if word)
+
+
+@cache
+def common_characters() -> tuple[str, ...]:
+    """Chinese characters in common use."""
+    return tuple("".join(read_sections("characters")["characters"]))
+
+
+@cache
+def english_words() -> tuple[str, ...]:
+    """The English words of all topics."""
+    sections = read_sections("words").items()
+    lines = [line for topic, lines in sections if topic.isascii() for line in lines]
+    return tuple(word for line in lines for word in line.split(",") if word)

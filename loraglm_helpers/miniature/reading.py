@@ -8,7 +8,7 @@ from typing import Any
 
 from . import shapes, world
 from .examples import Blank, Drawing
-from .forms import ASK, COMMAS
+from .forms import ASK, COMMAS, framed
 
 
 class Reading(Drawing):
@@ -50,17 +50,14 @@ class Reading(Drawing):
         """One passage in one or two shapes; the second request follows the first answer."""
         passage = self.passage(rng, most_facts=rng.choice((2, 3, 4, 6)))
         drawn = [shapes.draw_shape(passage, rng) for _ in range(rng.randint(1, 2))]
-        first = rng.random() < 0.3
-        lead = (drawn[0][0], passage.text) if first else (passage.text, drawn[0][0])
-        texts = ["\n".join((*lead, "")), *(f"\n{request}\n" for request, _ in drawn[1:])]
-        return self._turns(texts, [answer for _, answer in drawn])
+        return self._asked(passage, drawn, rng)
 
     def mentions(self, rng: random.Random) -> Blank:
         """All names and values of a passage once, in the order of the text, fact or no fact."""
         passage = self.passage(rng, most_facts=rng.choice((1, 2, 3, 4)))
         names = dict.fromkeys(re.findall(f"{world.OPEN}(.*?){world.CLOSE}", passage.marked))
         comma = rng.choice(COMMAS)
-        return self._turns([f"{passage.text}\n「」{comma}\n"], [comma.join(names)])
+        return self._asked(passage, [(f"「」{comma}", comma.join(names))], rng)
 
     def lists(self, rng: random.Random) -> Blank:
         """All facts of a passage in the order of the text, in one or two shapes of a list."""
@@ -77,6 +74,12 @@ class Reading(Drawing):
         return self._listed(passage, rng.randint(1, 3), rng)
 
     def _listed(self, passage: world.Passage, times: int, rng: random.Random) -> Blank:
-        drawn = [shapes.draw_list(passage, rng) for _ in range(times)]
-        texts = [f"{passage.text}\n{drawn[0][0]}\n", *(f"\n{ask}\n" for ask, _ in drawn[1:])]
+        return self._asked(passage, [shapes.draw_list(passage, rng) for _ in range(times)], rng)
+
+    def _asked(
+        self, passage: world.Passage, drawn: list[tuple[str, str]], rng: random.Random
+    ) -> Blank:
+        """The first request and the passage in some frame; further requests follow the answers."""
+        lead = framed(passage.text, drawn[0][0], passage.language, rng)
+        texts = [lead, *(f"\n{request}\n" for request, _ in drawn[1:])]
         return self._turns(texts, [answer for _, answer in drawn])

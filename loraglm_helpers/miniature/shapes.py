@@ -11,6 +11,7 @@ import json
 import random
 from collections.abc import Callable
 
+from .forms import words
 from .world import Fact, Passage
 
 Shape = Callable[[Passage, random.Random], tuple[str, str]]
@@ -98,10 +99,19 @@ def nested_lists(passage: Passage, rng: random.Random) -> tuple[str, str]:
     return dumps([shown]), dumps(rows)
 
 
+def _new_keys(rng: random.Random) -> tuple[str, ...]:
+    """Three random words that nothing else connects, of either language."""
+    language = rng.choice(("zh", "en"))
+    while True:
+        names = tuple(words(language, rng, 2 if language == "zh" else 1) for _ in range(3))
+        if len(set(names)) == 3:
+            return names
+
+
 def objects_with_keys(passage: Passage, rng: random.Random) -> tuple[str, str]:
     """A list of small objects whose three keys, drawn anew, are shown in the request."""
     parts = ("subject", "predicate", "object")
-    names = rng.choice(_KEY_NAMES)
+    names = rng.choice(_KEY_NAMES) if rng.random() < 0.4 else _new_keys(rng)
     order = [(names[index], parts[index]) for index in _order(rng)]
     shown = dumps([{key: str(names.index(key) + 1) for key, _ in order}])
     rows = [{key: getattr(fact, attribute) for key, attribute in order} for fact in passage.facts]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from .names import NEW_NAMES, draw
-from .pools import read_sections
+from .pools import common_characters, english_words, read_sections
 from .schema import KINDS, RELATIONS, Relation
 
 # Whose sentence patterns a split takes, where it has none of its own.
@@ -88,9 +88,9 @@ def damaged(marked: str, language: str, share: float, rng: random.Random) -> str
     Characters in Chinese, words in English. Who reads such texts cannot lean on one turn of phrase.
     """
     if language == "zh":
-        units, others = re.compile(r"\w"), _common_characters()
+        units, others = re.compile(r"\w"), common_characters()
     else:
-        units, others = re.compile(r"\w+"), _english_words()
+        units, others = re.compile(r"\w+"), english_words()
 
     def unit(match: re.Match[str]) -> str:
         if rng.random() >= share:
@@ -100,18 +100,6 @@ def damaged(marked: str, language: str, share: float, rng: random.Random) -> str
     parts = _MARKED.split(marked)
     parts[::2] = [re.sub(" +", " ", units.sub(unit, part)) for part in parts[::2]]
     return "".join(parts)
-
-
-@cache
-def _common_characters() -> tuple[str, ...]:
-    return tuple("".join(read_sections("characters")["characters"]))
-
-
-@cache
-def _english_words() -> tuple[str, ...]:
-    sections = read_sections("words").items()
-    lines = [line for topic, lines in sections if topic.isascii() for line in lines]
-    return tuple(word for line in lines for word in line.split(",") if word)
 
 
 @cache

@@ -35,14 +35,17 @@ SHARED_PARTS = ("lora_A.weight", "lora_embedding_A")
 Config = GlmConfig | dict[str, Any] | str | Path
 
 
-def import_adapter(src_dir: str | Path, dst_dir: str | Path, config: Config) -> Path:
+def import_adapter(
+    src_dir: str | Path, dst_dir: str | Path, config: Config, rope: str = "auto"
+) -> Path:
     """An adapter trained on the published ChatGLM code, for the native model; same rank.
 
-    ``config`` is the base model's: a GlmConfig, an official config or its folder. A folder with a
-    P-Tuning v2 ``prefix_encoder`` becomes a PEFT prefix adapter. Writes ``dst_dir`` and returns
-    it. Raises CheckpointError for adapters that cannot be carried over exactly.
+    ``config`` is the base model's: a GlmConfig, an official config or its folder; ``rope`` as in
+    ``load_glm``, for the last two. A folder with a P-Tuning v2 ``prefix_encoder`` becomes a PEFT
+    prefix adapter, its keys rotated by it. Writes ``dst_dir`` and returns it. Raises
+    CheckpointError for adapters that cannot be carried over exactly.
     """
-    source, config = Path(src_dir), _glm_config(config)
+    source, config = Path(src_dir), _glm_config(config, rope)
     if is_prefix(source):
         return import_prefix(source, Path(dst_dir), config)
     settings, modules = read_adapter(source)
@@ -62,14 +65,16 @@ def import_adapter(src_dir: str | Path, dst_dir: str | Path, config: Config) -> 
     return write_adapter(Path(dst_dir), settings, native, scales, names)
 
 
-def export_adapter(src_dir: str | Path, dst_dir: str | Path, config: Config) -> Path:
+def export_adapter(
+    src_dir: str | Path, dst_dir: str | Path, config: Config, rope: str = "auto"
+) -> Path:
     """A native adapter under the official names, for the published ChatGLM code and its tools.
 
     Layers that were separate here are one there, so query_key_value gets the sum of the ranks.
-    ``config`` as in ``import_adapter``. Raises CheckpointError, also for DoRA on only some of q,
-    k, v: the rows of the others have a magnitude that only the base weights know.
+    ``config`` and ``rope`` as in ``import_adapter``. Raises CheckpointError, also for DoRA on only
+    some of q, k, v: the rows of the others have a magnitude that only the base weights know.
     """
-    source, config = Path(src_dir), _glm_config(config)
+    source, config = Path(src_dir), _glm_config(config, rope)
     settings, modules = read_adapter(source)
     table, rows = module_table(config), FusedRows.of(config)
     unknown = set(modules) - {name for group in table.values() for name in group}
@@ -142,12 +147,12 @@ def _joined_scale(parts: list[tuple[int, float]], rslora: bool) -> tuple[int, fl
     return width, alpha * (math.sqrt(growth) if rslora else growth)
 
 
-def _glm_config(config: Config) -> GlmConfig:
+def _glm_config(config: Config, rope: str) -> GlmConfig:
     name = ""
     if isinstance(config, str | Path):
         folder, name = Path(config), Path(config).name
         config = read_json(folder if folder.is_file() else folder / "config.json")
     if isinstance(config, dict):
         official = is_official(config)
-        return native_config(config, name=name) if official else GlmConfig.from_dict(config)
+        return native_config(config, rope, name) if official else GlmConfig.from_dict(config)
     return config

@@ -73,7 +73,8 @@ def convert(add: Add) -> None:
     add("--adapter", metavar="DIR", help="convert this adapter instead of the model")
     add("--to", required=True, choices=("native", "official"))
     add("--out", required=True, metavar="DIR")
-    add("--dtype", choices=("fp32", "bf16", "fp16"), help="default: as stored")
+    add("--dtype", choices=("fp32", "bf16", "fp16"), help="of a model; default: as stored")
+    add("--overwrite", action="store_true", help="replace a model, or an adapter, in --out")
     _rope(add)
 
 
@@ -92,7 +93,7 @@ def generate(add: Add) -> None:
 def _model(add: Add) -> None:
     add("--model", required=True, metavar="DIR", help="folder or hub name of a GLM")
     add("--adapter", metavar="DIR", help="a trained adapter, such as build/finetune/best")
-    add("--layout", choices=CHOICES["layout"], help="default: the adapter's, or the model's own")
+    add("--layout", choices=CHOICES["layout"], help="default: the training's, or the model's own")
     _rope(add)
 
 

@@ -44,11 +44,14 @@ def rounds(messages: Sequence[Mapping[str, str]]) -> str:
     return text
 
 
-def cue_length(text: str, ids: Sequence[int], tokenizer: Any) -> int:
-    """How many of the last ids spell the text's last line, its newline included ("⏎Answer: ")."""
+def cue_length(text: str, ids: Sequence[int], tokenizer: Any, most: int) -> int:
+    """How many of the last ids spell the text's last line, its newline included ("⏎Answer: ").
+
+    0 where they are more than ``most``: each count is decoded anew, so none is tried in vain.
+    """
     _, newline, line = text.rstrip().rpartition("\n")
     cue = newline + line
-    for count in range(1, min(len(ids), len(cue) + 8) + 1):
+    for count in range(1, min(most, len(cue) + 8) + 1):
         if cue in tokenizer.decode(ids[-count:], skip_special_tokens=False):
             return count
     return 0
@@ -64,8 +67,8 @@ def encode_within(text: str, tokenizer: Any, room: int | None) -> list[int]:
         return ids
     if room < 2:
         raise ValueError(f"{room} tokens are no room for a context: raise max_source_seq_len")
-    tail = cue_length(text, ids, tokenizer)
-    return cut(ids, room, tail if 0 < tail <= room // 2 else room // 2)
+    half = room // 2
+    return cut(ids, room, cue_length(text, ids, tokenizer, half) or half)
 
 
 def cut(ids: list[int], room: int, tail: int) -> list[int]:
@@ -104,15 +107,20 @@ def template_prompt(context: Context, tokenizer: Any, limit: int | None = None) 
     """The checkpoint's own chat template, up to and including its cue for the assistant.
 
     The template is rendered around marks, so that only its own text is read for special tokens
-    and every content stays plain.
+    and every content stays plain. Raises ValueError for a message that the template leaves out.
     """
     messages = [dict(message) for message in as_messages(context)]
     marks = [f"\ue000{number}\ue001" for number in range(len(messages))]
     shell = [m | {"content": mark} for m, mark in zip(messages, marks, strict=True)]
     rest = render(shell, tokenizer, add_generation_prompt=True)
     frame = []
-    for mark in marks:
-        before, _, rest = rest.partition(mark)
+    for mark, message in zip(marks, messages, strict=True):
+        before, found, rest = rest.partition(mark)
+        if not found:
+            raise ValueError(
+                f"layout 'chat_template': the template leaves out, or moves, the message of role "
+                f"{message['role']!r}; drop such messages, or choose another layout"
+            )
         frame.append(encode(before, tokenizer, plain=False))
     end = encode(rest, tokenizer, plain=False)
     fixed = len(end) + sum(map(len, frame))

@@ -8,9 +8,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from .config import FineTuneConfig, preset, repo_path
-
-SETTINGS = "settings.json"  # beside best/ and last/: what they were trained with
+from .config import SETTINGS_FILE, FineTuneConfig, preset, repo_path
 
 
 def doctor(args: Namespace) -> int:
@@ -49,7 +47,7 @@ def train(args: Namespace) -> int:
     from .progress import TrainingBar
     from .training import train as run
 
-    callbacks: list[Any] = [TrainingBar(SETTINGS)]
+    callbacks: list[Any] = [TrainingBar()]
     if args.tensorboard:
         from .tensorboard_log import TensorBoardLog
 
@@ -98,11 +96,14 @@ def convert(args: Namespace) -> int:
     """A model or an adapter between the official ChatGLM layout and transformers' own."""
     from .conversion import convert_adapter, convert_model, has_tokenizer
 
-    model = repo_path(args.model)
+    model, rope = repo_path(args.model), args.rope or "auto"
+    if args.adapter and args.dtype:
+        raise ValueError("--dtype is for a model: an adapter keeps its own; leave one of them out")
     if args.adapter:
-        convert_adapter(repo_path(args.adapter), model, args.to, args.out)
+        adapter = repo_path(args.adapter)
+        convert_adapter(adapter, model, args.to, args.out, rope, args.overwrite)
     else:
-        convert_model(model, args.to, args.out, args.dtype, args.rope or "auto")
+        convert_model(model, args.to, args.out, args.dtype, rope, args.overwrite)
     bare = not args.adapter and not has_tokenizer(Path(args.out))
     print(f"{args.out}: written in the {args.to} layout{', without a tokenizer' if bare else ''}")
     return 0
@@ -128,10 +129,13 @@ def generate(args: Namespace) -> int:
 def _ready(args: Namespace) -> tuple[FineTuneConfig, Any, Any]:
     """Settings, model (with its adapter) and tokenizer for answering."""
     from .checkpoints import load_glm
+    from .conversion import has_tokenizer
+    from .locate import local_folder
     from .lora import load_adapter
 
     config = _answer_settings(args)
-    tokenizer = _tokenizer(args.model)
+    own = has_tokenizer(local_folder(args.model, weights=False))
+    tokenizer = _tokenizer(args.model if own else config.pre_model)
     model = load_glm(repo_path(args.model), rope=config.rope)
     if args.adapter:
         model = load_adapter(model, repo_path(args.adapter))
@@ -139,21 +143,24 @@ def _ready(args: Namespace) -> tuple[FineTuneConfig, Any, Any]:
 
 
 def _answer_settings(args: Namespace) -> FineTuneConfig:
-    """The settings of the run that made the adapter, else the checkpoint's own layout."""
+    """The settings of the run that made the adapter or the model, else the model's own layout.
+
+    Their ``pre_model`` has the tokenizer, which a run saves with neither.
+    """
     from .guards import folder_layouts, layout_problem
 
-    adapter = Path(repo_path(args.adapter)) if args.adapter else None
-    run = adapter.resolve().parent / SETTINGS if adapter else None
+    run = Path(repo_path(args.adapter or args.model)).resolve().parent / SETTINGS_FILE
     own = folder_layouts(repo_path(args.model))
-    if run and run.is_file():
+    if run.is_file():
         config = FineTuneConfig.from_json(run)
     else:
-        config = FineTuneConfig(layout=str(own[0]) if own else "glm")
+        layout = str(own[0]) if own else "glm"
+        config = FineTuneConfig(pre_model=args.model, layout=layout)
     asked = {"layout": args.layout, "rope": args.rope}
     config = config.replace(**{name: value for name, value in asked.items() if value})
     if problem := layout_problem(config.layout, own):
         print(f"note: {problem}", file=sys.stderr)
-    if config.quantization != "none":
+    if args.adapter and config.quantization != "none":
         print(
             f"note: the adapter was trained on a {config.quantization} base; the answers are those "
             "on the unpacked base, as of a merged model",

@@ -15,6 +15,7 @@ from .settings import ConfigError, check_type, parse, split_setting, unknown
 
 __all__ = ["CHOICES", "PRESETS", "ConfigError", "FineTuneConfig", "preset", "repo_path"]
 ROOT = Path(__file__).resolve().parent.parent
+SETTINGS_FILE = "settings.json"  # in save_dir: what its adapters were trained with
 PATHS = ("pre_model", "train_path", "dev_path", "save_dir")
 CHOICES = {
     "adapter_kind": ("lora", "rslora", "dora", "pissa"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ __all__ = [
     "DataError",
     "Problem",
     "Row",
+    "about_line",
     "iter_rows",
     "lint",
     "looks_like_json",
@@ -71,6 +73,15 @@ class DataError(ValueError):
     def __init__(self, message: str, problems: Sequence[Problem] = ()) -> None:
         super().__init__(message)
         self.problems = list(problems)
+
+
+@contextmanager
+def about_line(file: str | Path, line: int) -> Iterator[None]:
+    """What goes wrong with a row in here, a ValueError, becomes a DataError with its place."""
+    try:
+        yield
+    except ValueError as error:
+        raise DataError(f"{file}:{line}: {error}") from error
 
 
 def read_rows(path: str | Path) -> list[Row]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from .chat_layouts import rounds
+from .data import Row, about_line
 from .sequences import Example, Layout, answered_turns, build_examples
 from .tokenizer import encode_many
 
@@ -48,14 +50,24 @@ class EncodedAhead:
 
 
 def examples_of(
-    rows: Iterable[Any], tokenizer: Any, layout: str, max_source: int, max_target: int
+    rows: Iterable[Row],
+    file: str | Path,
+    tokenizer: Any,
+    layout: str,
+    max_source: int,
+    max_target: int,
 ) -> Iterator[Example]:
-    """``build_examples`` of each row in turn; a few thousand rows in memory at a time."""
+    """``build_examples`` of each row of ``file`` in turn; a few thousand in memory at a time.
+
+    Raises DataError with the place of a row that cannot be built.
+    """
     waiting = iter(rows)
     while chunk := list(islice(waiting, ROWS_AT_ONCE)):
         ahead = EncodedAhead(tokenizer, (text for row in chunk for text in texts_of(row, layout)))
         for row in chunk:
-            yield from build_examples(row, ahead, layout, max_source, max_target)
+            with about_line(file, row.line):
+                examples = build_examples(row, ahead, layout, max_source, max_target)
+            yield from examples
 
 
 def texts_of(row: Any, layout: str) -> Sequence[str]:

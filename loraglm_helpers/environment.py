@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from .figure_style import chinese_font
+
 PACKAGE = "loraglm-helpers"
 OPTIONAL = ("bitsandbytes", "torchvision", "torchaudio", "torchao", "gptqmodel", "optimum")
 CGROUP = Path("/sys/fs/cgroup")
@@ -71,7 +73,7 @@ def inspect_environment() -> Environment:
         free_disk=shutil.disk_usage(Path.cwd()).free,
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         threads=torch.get_num_threads(),
-        cjk_font=_cjk_font(),
+        cjk_font=chinese_font(),
     )
 
 
@@ -126,13 +128,3 @@ def _number(file: Path) -> int | None:
         return int(file.read_text(encoding="ascii"))
     except (OSError, ValueError):  # no such limit, or "max"
         return None
-
-
-def _cjk_font() -> str | None:
-    """An installed font with Chinese characters, by the names that the common ones have."""
-    from matplotlib import font_manager
-
-    signs = ("Noto Sans CJK", "Noto Serif CJK", "WenQuanYi", "Source Han", "SimHei", "PingFang")
-    signs += ("Microsoft YaHei", "Hiragino Sans GB", "Droid Sans Fallback", "AR PL", "Heiti")
-    names = sorted({font.name for font in font_manager.fontManager.ttflist})
-    return next((name for name in names if name.startswith(signs)), None)

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from .batches import evaluation_batches, lengths_of, share
-from .data import read_rows
+from .data import about_line, read_rows
+from .generation import evaluating
 from .precision import Precision, choose_precision
 from .sequences import Example, build_examples, collate
 from .sharding import let_go
@@ -30,20 +31,24 @@ def make_examples(rows: Any, tokenizer: Any, config: Any) -> Sequence[Example]:
 
     ``rows`` is a sequence of rows, or the path of a data file: with ``config.token_cache`` a file
     is tokenised once and then mapped from disk, see ``token_cache``. A dialogue may give several
-    examples, see ``build_examples``.
+    examples, see ``build_examples``. Raises DataError with the place of a row that cannot be built.
     """
     if isinstance(rows, TokenCache):
         return rows
+    file = "rows"
     if isinstance(rows, str | Path):
         if config.token_cache:
             return cached_examples(rows, tokenizer, config)
-        rows = read_rows(rows)
+        file, rows = rows, read_rows(rows)
     options = config.layout, config.max_source_seq_len, config.max_target_seq_len
-    groups = (
-        [row] if isinstance(row, Example) else build_examples(row, tokenizer, *options)
-        for row in rows
-    )
-    return [example for group in groups for example in group]
+    examples: list[Example] = []
+    for number, row in enumerate(rows, start=1):
+        if isinstance(row, Example):
+            examples.append(row)
+            continue
+        with about_line(file, getattr(row, "line", 0) or number):
+            examples += build_examples(row, tokenizer, *options)
+    return examples
 
 
 @torch.no_grad()
@@ -57,24 +62,25 @@ def evaluate_loss(
 ) -> float:
     """Mean cross-entropy over all target tokens of examples (or of rows, with a tokenizer).
 
-    No dropout; the model's mode is restored. With ``processes`` each takes a share, and all of
-    them must call this.
+    No dropout; every module gets its own mode back, after an error too. With ``processes`` each
+    takes a share, and all of them must call this.
     """
     examples = make_examples(examples, tokenizer, config)
     if not examples:
         raise ValueError("evaluate_loss needs at least one row")
     device = processes.device if processes else next(model.parameters()).device
     precision = Precision(device, choose_precision(config.precision, device))
-    total, targets, was_training = 0.0, 0, model.training
-    model.eval()
-    for rows, counts in _own_batches(examples, processes):
-        batch = collate(rows, not pads(config))
-        with precision.autocast():
-            loss, number = batch_loss(model, {k: v.to(device) for k, v in batch.items()})
-        if counts:
-            total, targets = total + loss.item(), targets + number
-    model.train(was_training)
-    let_go(model)
+    total, targets = 0.0, 0
+    try:
+        with evaluating(model):
+            for rows, counts in _own_batches(examples, processes):
+                batch = collate(rows, not pads(config))
+                with precision.autocast():
+                    loss, number = batch_loss(model, {k: v.to(device) for k, v in batch.items()})
+                if counts:
+                    total, targets = total + loss.item(), targets + number
+    finally:
+        let_go(model)
     if processes:
         total, targets = processes.sum([total, targets])
     if not targets:

@@ -120,7 +120,8 @@ def by_tiles(
     top = hidden.new_full((count, 1), -torch.inf, dtype=torch.float32)
     total, mean = torch.zeros_like(top), torch.zeros_like(hidden, dtype=torch.float32)
     for part in matrix.split(tile):
-        logits = torch.mm(hidden, part.T, out=room[: count * len(part)].view(count, -1)).float()
+        products = room[: count * len(part)].view(count, len(part))
+        logits = torch.mm(hidden, part.T, out=products).float()
         largest = torch.maximum(top, logits.amax(1, keepdim=True))
         weights, fade = logits.sub_(largest).exp_(), (top - largest).exp_()
         total.mul_(fade).add_(weights.sum(1, keepdim=True))

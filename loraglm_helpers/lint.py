@@ -50,18 +50,18 @@ def lint_file(
 
     With a tokenizer the lengths are those of the sequences that training would build, in tokens,
     and ``truncated`` says how many rows the limits cut. ``other`` is a file that should share no
-    context with this one (the train rows, when these are the dev rows).
+    context with this one (the train rows, when these are the dev rows). Raises ValueError when the
+    tokenizer does not know the layout at all.
     """
     report = LintReport(str(path), limits=(max_source_seq_len, max_target_seq_len))
-    lengths, keys = Lengths(tokenizer, layout), Keys()
-    for row in _good_rows(report, progress):
+    lengths, keys, cued = Lengths(tokenizer, layout), Keys(), False
+    for row in _good_rows(report, lengths, progress):
         _look_at_target(report, row)
-        _look_for_cue(report, row)
+        cued |= _look_for_cue(report, row)
         keys.add(row)
-        lengths.add(row)
     report.unit = lengths.unit
     report.source_lengths, report.target_lengths = lengths.arrays()
-    if report.counts["no cue"] == report.rows:  # contexts of another form, all alike: no mistake
+    if not cued:  # contexts of another form, all alike: no mistake
         report.drop("no cue")
     _find_doubles(report, keys)
     if other is not None:
@@ -69,10 +69,15 @@ def lint_file(
     return report
 
 
-def _good_rows(report: LintReport, progress: bool) -> Iterator[Row]:
-    """The rows of the report's file; its bad lines go into the report."""
+def _good_rows(report: LintReport, lengths: Lengths, progress: bool) -> Iterator[Row]:
+    """The rows of the report's file, measured; its bad lines go into the report."""
     for found in _bar(report.file, progress):
         report.lines += 1
+        if isinstance(found, Row):
+            try:
+                lengths.add(found)
+            except ValueError as error:  # such as a role that the layout has no token for
+                found = Problem(report.file, found.line, "messages", str(error))
         if isinstance(found, Problem):
             report.add("bad line", found.line, found.field, found.reason)
         else:
@@ -115,9 +120,11 @@ def _look_at_target(report: LintReport, row: Row) -> None:
         )
 
 
-def _look_for_cue(report: LintReport, row: Row) -> None:
+def _look_for_cue(report: LintReport, row: Row) -> bool:
+    """Whether a row's context ends in the cue; one that does not is noted. Dialogues have none."""
     if row.messages is None and not row.context.endswith(CUE):
         report.add("no cue", row.line, "context", f"does not end in {CUE!r}, as others do")
+    return row.messages is None and row.context.endswith(CUE)
 
 
 def _context(row: Row) -> Any:

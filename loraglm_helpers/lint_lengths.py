@@ -23,17 +23,17 @@ class Lengths:
         self.tokenizer, self.layout = tokenizer, layout
         self.unit = "characters" if tokenizer is None else "tokens"
         self.sources, self.targets = array("i"), array("i")
-        self.waiting: list[Row] = []
+        self.waiting: list[Row | tuple[int, int]] = []  # dialogues are measured already
         self.frame = (0, 0) if tokenizer is None else _frame(tokenizer, layout)
 
     def add(self, row: Row) -> None:
-        """Note a row."""
+        """Note a row; ValueError for a dialogue that the layout cannot hold."""
         if self.tokenizer is None:
             turns = (row.messages or ())[:-1]
             self.sources.append(len(row.context) + sum(len(turn["content"]) for turn in turns))
             self.targets.append(len(row.target))
             return
-        self.waiting.append(row)
+        self.waiting.append(self._dialogue(row) if row.messages else row)
         if len(self.waiting) == CHUNK:
             self._tokenise()
 
@@ -46,13 +46,13 @@ class Lengths:
     def _tokenise(self) -> None:
         from .tokenizer import encode_many
 
-        rows, self.waiting = self.waiting, []
-        plain = [row for row in rows if row.messages is None]
+        waiting, self.waiting = self.waiting, []
+        plain = [row for row in waiting if isinstance(row, Row)]
         texts = [row.context for row in plain] + [row.target for row in plain]
         counts = [len(ids) for ids in encode_many(self.tokenizer, texts)]
         pairs = zip(counts[: len(plain)], counts[len(plain) :], strict=True)
-        for row in rows:
-            source, target = self._dialogue(row) if row.messages else self._framed(next(pairs))
+        for row in waiting:
+            source, target = self._framed(next(pairs)) if isinstance(row, Row) else row
             self.sources.append(source)
             self.targets.append(target)
 

@@ -24,7 +24,7 @@ class LintReport:
 
     ``findings`` maps a kind to its first 1,000 problems, ``counts`` to the number of all:
 
-    - "bad line": cannot be read as a row, so training would stop here
+    - "bad line": cannot be read as a row, or built in the layout: training would stop here
     - "invalid JSON": the target begins as JSON does and is none
     - "duplicate", "contradiction": the context stands in an earlier line too, with the same
       target or with another one

@@ -29,7 +29,7 @@ class LivePlot:
     """
 
     def __init__(self, total_steps: int | None = None) -> None:
-        self.total_steps = total_steps
+        self.wanted_steps = self.total_steps = total_steps
         self.records: list[Record] = []
         self.handle: Any = None
         self.last_update = self.drawing_time = 0.0
@@ -38,7 +38,7 @@ class LivePlot:
         """Handle an event of the run; every other event than these is ignored."""
         if event == "start":
             self.handle, self.last_update = None, 0.0
-            self.total_steps = self.total_steps or state.total_steps
+            self.total_steps = self.wanted_steps or state.total_steps
         if event in ("start", "log", "evaluate", "end"):
             self.records = list(state.history.records)
             if in_notebook() and (event in ("start", "end") or self._rested()):

@@ -12,8 +12,9 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
+from .config import ROOT, repo_path
+
 SMALL_FILES = ["*.json", "*.jinja", "tokenizer.model", "vocab.txt", "merges.txt"]
-ROOT = Path(__file__).resolve().parent.parent
 
 
 class NotFoundHere(FileNotFoundError):
@@ -27,14 +28,13 @@ def local_folder(path: str | Path, weights: bool = True) -> Path:
     ``data/tiny-chatglm2`` is found from a notebook as well. ``weights=False`` leaves the weight
     files out. Raises NotFoundHere.
     """
-    bases = (Path.cwd(), ROOT)
-    for base in bases:
-        if (base / Path(path).expanduser()).is_dir():
-            return base / Path(path).expanduser()
+    folder = Path(repo_path(path))
+    if folder.is_dir():
+        return folder
     owner, _, name = str(path).partition("/")
     is_hub_name = re.fullmatch(r"[\w-][\w.-]*", owner) and re.fullmatch(r"[\w.-]+", name)
-    if not is_hub_name or any((base / owner).is_dir() for base in bases):
-        raise NotFoundHere(f"{path}: no such folder (looked in {bases[0]} and {ROOT})")
+    if not is_hub_name or Path(repo_path(owner)).is_dir():
+        raise NotFoundHere(f"{path}: no such folder (looked in {Path.cwd()} and {ROOT})")
     return _from_hub(str(path), weights)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from . import run_state
-from .advice import OutOfMemory, TrainingError
+from .advice import OutOfMemory, TrainingError, advised
 from .batches import BatchPlan, Step
-from .evaluation import evaluate_loss, pads
+from .config import SETTINGS_FILE
+from .evaluation import EVALUATION_TOKENS, evaluate_loss, pads
 from .history import Callback, History, TrainingState
 from .interrupt import InterruptGuard
 from .meter import Meter
@@ -56,7 +58,7 @@ class Loop:
         self.state = TrainingState(config, model, History(), total)
         self.meter, self.guard = Meter(), InterruptGuard()
         self.fixed = run_state.fixed_facts(config, train_examples)
-        self.directory, self.saved = Path(config.save_dir), -1
+        self.directory, self.saved = Path(config.save_dir), 0  # step 0: nothing worth saving
 
     def run(self, resume: bool = False) -> History:
         """Train to the last step, a limit or an interrupt; ``last/`` then holds that step."""
@@ -68,8 +70,9 @@ class Loop:
             with self.guard:
                 reason = self._steps()
         except TrainingError as error:
-            if self.processes.count == 1 or not isinstance(error, OutOfMemory):
-                self._save()  # by all processes together
+            alone = self.processes.count == 1  # else all save together, or none does
+            if not isinstance(error, OutOfMemory) or (alone and not self.updater.torn):
+                self._save()
             raise
         self._end(reason)
         return self.state.history
@@ -124,11 +127,12 @@ class Loop:
         state, history = self.state, self.state.history
         state.record |= self.meter.take()
         if evaluates and self.dev_examples:
-            loss = evaluate_loss(
-                self.model, self.dev_examples, self.config, processes=self.processes
-            )
+            loss = self._dev_loss()
             state.record["dev_loss"] = loss
-            better = history.best is None or loss < history.best["dev_loss"]
+            # No number is below NaN: once the best, it would stay the best.
+            better = math.isfinite(loss) and (
+                history.best is None or loss < history.best["dev_loss"]
+            )
             self.meter.worse = 0 if better else self.meter.worse + 1
             if better:
                 history.best = {"step": state.step, "dev_loss": loss}
@@ -138,11 +142,22 @@ class Loop:
         if "dev_loss" in state.record:
             self._tell("evaluate")
 
+    def _dev_loss(self) -> float:
+        model, config = self.model, self.config
+        with advised(self.state.step, EVALUATION_TOKENS, config, model, training=False):
+            return evaluate_loss(model, self.dev_examples, config, processes=self.processes)
+
     def _save(self) -> None:
-        """Write ``last/`` and the history, unless this step is saved already."""
+        """Write ``last/`` and the history, unless this step is saved already.
+
+        Without a dev loss the last is the best there is. Writing it replaces, as early as
+        ``last/``, the ``best/`` of a run that was in this folder before.
+        """
         if self.saved == self.state.step:
             return
         self._save_adapter("last")
+        if self.state.history.best is None:
+            self._save_adapter("best")
         writes = self.processes.is_main
         tensors = run_state.state_tensors(self.model, self.updater.optimizer, writes)
         if writes:
@@ -156,18 +171,23 @@ class Loop:
         base, directory = str(self.config.pre_model), self.directory / name
         writes = self.processes.is_main
         run_state.save_adapter(self.model, directory, base, self.pissa_start, writes)
+        if writes:  # with the adapter, never before it: they are read together
+            self.config.to_json(self.directory / SETTINGS_FILE)
 
     def _end(self, reason: str) -> None:
         state, history = self.state, self.state.history
         history.stopped, history.resume = reason, ""
         if state.step < state.total_steps and reason != "early_stopping":
+            late = reason == "max_seconds"  # which counts the seconds of all resumed parts
+            config = "config.replace(max_seconds=...)" if late else "config"
             history.resume = (
                 f"stopped after step {state.step} of {state.total_steps} ({reason}); "
-                f"train(config, resume=True) goes on from {self.directory / 'last'}"
+                f"train({config}, resume=True) goes on from {self.directory / 'last'}"
             )
+            if late:
+                used = f"{self.meter.seconds:.0f} s are used"
+                history.resume += f" with a larger max_seconds, or none: {used}"
         self._save()
-        if history.best is None:  # no dev rows: the last is the best there is
-            self._save_adapter("best")
         if self.processes.is_main:
             history.to_json(self.directory / "history.json")
             if reason == "interrupted":
@@ -189,7 +209,8 @@ class Loop:
         facts = run_state.read_facts(directory)
         run_state.check_fixed(directory, facts["fixed"], self.fixed)
         run_state.load_state(directory, self.model, self.updater.optimizer)
-        self.precision.scaler.load_state_dict(facts["scaler"])
+        if facts["scaler"]:  # empty after a part in another precision than fp16
+            self.precision.scaler.load_state_dict(facts["scaler"])
         self.meter = Meter(**facts["meter"])
         self.state.step = self.saved = facts["step"]
         self.state.epoch, self.state.history = facts["epoch"], History(**facts["history"])

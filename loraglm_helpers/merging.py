@@ -10,8 +10,6 @@ layout, a native one in its own. The folder appears complete, or not at all.
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from .mapping import FusedRows, to_native, to_official, weight_table
 from .official_config import CheckpointError, is_official, native_config, official_config
 from .shard_writer import ShardWriter
 from .weight_files import copy_file, find_shards, read_json, read_shard, write_json
+from .whole_folder import refuse_target, whole_folder
 
 SIDE_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt")
 SIDE_FILES += ("chat_template*", "*LICENSE*")
@@ -82,19 +81,14 @@ def merge(
         source = local_folder(base)
     except NotFoundHere as error:
         raise CheckpointError(str(error)) from error
-    _refuse_target(out, (source, adapter), overwrite)
+    refuse_target(out, (source, adapter), overwrite)
     name = f"{Path(base).name} {source.resolve().name}".lower()
     config = read_json(source / "config.json")
     native = native_config(config, rope, name) if is_official(config) else None
-    draft = out.parent / f".{out.name}.{os.getpid()}"
-    draft.mkdir(parents=True)
-    try:
+    with whole_folder(out) as draft:
         stored = write_merged(source, delta, draft, native, dtype)
         _write_side_files(source, draft, native, config, stored, dtype is not None)
         compared = compare(source, adapter, draft, rope) if verify else (None, None)
-        _put(draft, out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return MergeReport(out, len(delta.used), stored, delta.kept, *compared)
 
 
@@ -169,24 +163,3 @@ def _write_side_files(
         config = config | {"dtype": dtype}
         config.pop("torch_dtype", None)
     write_json(folder / "config.json", config | {"use_cache": True})
-
-
-def _refuse_target(out: Path, sources: tuple[Path, ...], overwrite: bool) -> None:
-    if any(out.resolve() == source.resolve() for source in sources):
-        raise CheckpointError(f"{out}: holds what is to be merged; choose another folder")
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    is_model = (out / "config.json").is_file() and not any(p.is_dir() for p in out.iterdir())
-    if overwrite and is_model:
-        return
-    remedy = "pass overwrite=True to replace it" if is_model else "no model: choose another folder"
-    raise CheckpointError(f"{out}: exists and is not empty; {remedy}")
-
-
-def _put(draft: Path, out: Path) -> None:
-    """Move a finished folder to its place; an older one goes only then."""
-    old = draft.with_name(f"{draft.name}.old")
-    if out.exists():
-        os.replace(out, old)
-    os.replace(draft, out)
-    shutil.rmtree(old, ignore_errors=True)

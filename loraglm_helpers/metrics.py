@@ -15,14 +15,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sacrebleu
 
 from .data import Row, looks_like_json, task_of
-
-if TYPE_CHECKING:
-    import pandas
 
 TRIPLE = ("predicate", "subject", "object")
 NO_LABEL = "(none)"
@@ -118,17 +115,6 @@ def labels(text: str) -> list[str]:
     value = parsed(text)
     good = isinstance(value, list) and all(isinstance(label, str) for label in value)
     return value if good else []
-
-
-def confusion_frame(result: dict[str, Any]) -> pandas.DataFrame:
-    """The confusion counts of a ``score`` result: targets down, answers across."""
-    import pandas
-
-    counts = (result["classification"] or {}).get("confusion", {})
-    names = sorted({*counts, *(name for row in counts.values() for name in row)} - {NO_LABEL})
-    columns = names + [NO_LABEL]
-    frame = pandas.DataFrame(counts, dtype="float").T.reindex(index=list(counts), columns=columns)
-    return frame.fillna(0).astype(int).rename_axis(index="target", columns="answer")
 
 
 def chrf(pairs: Pairs) -> float | None:

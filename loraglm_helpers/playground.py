@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import ipywidgets as widgets
@@ -87,17 +87,21 @@ class Playground(Panel):
             self.error = self.error.with_traceback(None)
 
     def _respond(self) -> str:
-        """Answer what stands in the panel; what goes wrong is written there, and kept."""
+        """Answer what stands in the panel; what goes wrong is written there, and kept.
+
+        All of it is taken now: the panel may be changed while the answer comes.
+        """
+        question, how = (self.instruction.value, self.input.value), self.how()
+        settings, adapter = self.settings(), self._adapter_as_switched()
         answer, self.error, start = "", None, time.perf_counter()
         with self._busy() as guard:
             try:
-                with closing(self._answers(guard)) as answers:
+                with closing(self._answers(question, settings, adapter, guard)) as answers:
                     for answer in answers:
                         self.answer.value = panel_html.block(answer)
                 empty = "" if answer else "; the answer is empty"
-                self.status.value = f"{time.perf_counter() - start:.1f} s, {self.how()}{empty}"
-                turn = Turn(self.instruction.value, self.input.value, answer, self.how())
-                self.history.append(turn)
+                self.status.value = f"{time.perf_counter() - start:.1f} s, {how}{empty}"
+                self.history.append(Turn(*question, answer, how))
             except KeyboardInterrupt as error:
                 self.error, self.status.value = error, "interrupted; the answer so far:"
             except Exception as error:  # whatever it is, it has to be seen in the panel
@@ -116,15 +120,20 @@ class Playground(Panel):
         finally:
             self.run.disabled = False
 
-    def _answers(self, guard: InterruptGuard) -> Iterator[str]:
+    def _answers(
+        self,
+        question: tuple[str, str],
+        settings: dict[str, Any],
+        adapter: AbstractContextManager,
+        guard: InterruptGuard,
+    ) -> Iterator[str]:
         """The answer so far, not oftener than a browser shows it, and last the whole of it."""
-        if not self.instruction.value.strip():
+        if not question[0].strip():
             raise ValueError("the instruction is empty: say what the model is to do")
-        context = format_context(self.instruction.value, self.input.value)
-        where = (context, self.layout, self.max_source_seq_len)
+        where = (format_context(*question), self.layout, self.max_source_seq_len)
         text, shown = "", 0.0
-        with self._adapter_as_switched():
-            for piece in stream(self.model, self.tokenizer, *where, **self.settings()):
+        with adapter:
+            for piece in stream(self.model, self.tokenizer, *where, **settings):
                 text += piece
                 if time.perf_counter() - shown >= PAUSE:
                     yield text
@@ -134,7 +143,7 @@ class Playground(Panel):
                     raise KeyboardInterrupt
         yield text
 
-    def _adapter_as_switched(self) -> Any:
+    def _adapter_as_switched(self) -> AbstractContextManager:
         if self.adapter.value or not self.has_adapter:
             return nullcontext()
         return self.model.disable_adapter()

@@ -9,6 +9,7 @@ How it was launched decides; ``launch/`` has configurations for ``accelerate lau
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -19,6 +20,9 @@ from torch import nn
 
 from .precision import choose_device
 from .sharding import shard, sharding_wanted
+
+# Where launchers, and those of MPI, say how many processes they started.
+SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 def leave() -> None:
@@ -31,8 +35,10 @@ class Processes:
     """The processes that ``accelerate launch`` or ``torchrun`` started, or this one alone."""
 
     def __init__(self, device: str = "auto") -> None:
-        # Autocast and scaling are the training loop's own, the same on every device.
-        self._accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")
+        # An Accelerator's device is its process's for good, and a later one may not ask for the
+        # CPU: alone, the device is chosen below. Autocast and scaling are the training loop's own.
+        many = any(int(os.environ.get(name, 1)) > 1 for name in SIZES)
+        self._accelerator = Accelerator(cpu=many and device == "cpu", mixed_precision="no")
         self.rank: int = self._accelerator.process_index
         self.count: int = self._accelerator.num_processes
         alone = self.count == 1

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tqdm import tqdm
 
 from .history import TrainingState
 
 
 class TrainingBar:
-    """A callback of ``train``; also writes the run's settings beside its adapters."""
+    """A callback of ``train``."""
 
-    def __init__(self, settings: str) -> None:
-        self.settings, self.bar = settings, None
+    def __init__(self) -> None:
+        self.bar = None
 
     def __call__(self, event: str, state: TrainingState) -> None:
         getattr(self, f"_{event}", lambda state: None)(state)
 
     def _start(self, state: TrainingState) -> None:
-        state.config.to_json(Path(state.config.save_dir) / self.settings)
         self.bar = tqdm(total=state.total_steps, initial=state.step, desc="train", unit=" steps")
 
     def _step(self, state: TrainingState) -> None:

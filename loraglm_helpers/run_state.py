@@ -2,7 +2,7 @@
 
     save_dir/best/   adapter with the lowest dev loss
     save_dir/last/   adapter of the last save, and training_state.safetensors
-    save_dir/history.json
+    save_dir/history.json, settings.json
 
 ``training_state.safetensors`` alone decides where a run resumes: trained parameters, AdamW's
 moments, the step (which fixes the schedule, the position in the data and the random numbers)
@@ -32,13 +32,14 @@ from .sequences import Example
 from .sharding import gathered_root, is_sharded, placed_like, whole
 
 STATE_FILE = "training_state.safetensors"
-
+# Patterns of what save_adapter writes.
+ADAPTER_FILES = ("adapter_*", "model*.safetensors*", "config.json", "generation_config.json")
 
 # What must be the same in a run and in its continuation.
 FIXED = (
     "use_lora lora_rank lora_alpha lora_dropout target_modules adapter_kind use_ptuning "
     "pre_seq_len prefix_projection quantization batch_size tokens_per_batch "
-    "gradient_accumulation_steps seed"
+    "gradient_accumulation_steps padding_free seed"
 ).split()
 
 
@@ -136,11 +137,11 @@ def fixed_facts(config: Any, examples: Sequence[Example]) -> dict[str, Any]:
 
 
 def check_fixed(directory: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """ResumeError naming the first setting that differs."""
+    """ResumeError naming the first setting that differs; older states lack some."""
     for name, value in json.loads(json.dumps(now)).items():
-        if saved.get(name) != value:
+        if saved.get(name, value) != value:
             raise ResumeError(
-                f"{directory}: {name} was {saved.get(name)!r} and is now {value!r}; set it back, "
+                f"{directory}: {name} was {saved[name]!r} and is now {value!r}; set it back, "
                 "or start anew with resume=False"
             )
 
@@ -183,7 +184,17 @@ def _write_adapter(
                 as_plain_lora(part, start)
         else:
             model.save_pretrained(str(part), state_dict=weights)
-        for file in sorted(part.iterdir()):
+        files = sorted(part.iterdir())
+        for file in files:
             os.replace(file, directory / file.name)
+        _remove_others(directory, {file.name for file in files})
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _remove_others(directory: Path, written: set[str]) -> None:
+    """Drop what an earlier run of another kind left: beside an adapter, a whole model's weights."""
+    for pattern in ADAPTER_FILES:
+        for file in directory.glob(pattern):
+            if file.name not in written:
+                file.unlink()

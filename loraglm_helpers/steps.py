@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from .attention import Segments, segment_lengths
 from .head import loss_at_head, plain_head
+from .sequences import IGNORED
 
 
 def reuse_memory() -> bool:
@@ -40,7 +41,7 @@ def batch_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, i
     """
     labels = batch["labels"]
     keep = torch.zeros_like(labels, dtype=torch.bool)
-    keep[:, :-1] = labels[:, 1:] != -100
+    keep[:, :-1] = labels[:, 1:] != IGNORED
     targets = labels[:, 1:][keep[:, :-1]]
     inputs: dict[str, Any] = {name: value for name, value in batch.items() if name != "labels"}
     if labels.shape[0] == 1 and "position_ids" in inputs:

@@ -37,7 +37,7 @@ def write_cache(
     try:
         rows = tqdm(iter_rows(path), f"tokenise {Path(path).name}", unit=" rows", disable=None)
         limits = config.max_source_seq_len, config.max_target_seq_len
-        facts = write_examples(part, examples_of(rows, tokenizer, config.layout, *limits))
+        facts = write_examples(part, examples_of(rows, path, tokenizer, config.layout, *limits))
         if file_hash(Path(path)) != ingredients["data"]:
             raise TokenCacheError(f"{path}: changed while it was tokenised; start again")
         facts |= {"file": Path(path).name, "made_from": ingredients}

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Patch
 
 from .figure_style import BLUE, GREEN, GREY, ORANGE, drawable, new_figure, style
+from .sequences import IGNORED
 
-IGNORED = -100
 PLACES = 92.0  # columns in a line; a Latin letter takes one, a Chinese character two
 KINDS = {  # name → (ground, edge)
     "special token": ("#FBE3B5", ORANGE),

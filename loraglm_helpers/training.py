@@ -61,9 +61,10 @@ def train(
     tokenised once where ``config.token_cache`` is set.
     ``callbacks`` are called as ``callback(event, state)`` with the events "start", "step",
     "log", "evaluate", "save" and "end"; one that sets ``state.stop = True`` ends the run.
-    ``save_dir`` gets ``best/``, ``last/`` and ``history.json``. With ``resume`` a run that has
-    a ``last/`` there goes on after its last saved step, on a CPU bit for bit as if it had never
-    stopped. The first Ctrl-C ends the run after its step, saves, and returns the history.
+    ``save_dir`` gets ``best/``, ``last/``, ``history.json`` and ``settings.json``, which take the
+    place of an older run's at the first save. With ``resume`` a run that has a ``last/`` there
+    goes on after its last saved step, on a CPU bit for bit as if it had never stopped. The first
+    Ctrl-C ends the run after its step, saves, and returns the history.
     Under a launcher every process calls this; callbacks run in the first one alone, which under
     FSDP cannot run the model by itself. Raises TrainingError (loss not finite, out of memory),
     QuantizationError, NoCompilerError, LaunchError (before anything is read), ResumeError; warns
@@ -136,8 +137,10 @@ def _model(config: Any, precision: Precision, where: torch.device) -> Any:
 
     # A base that will be packed is read on the CPU: it may not fit on the device before.
     device = where if config.quantization == "none" else "cpu"
-    path = repo_path(config.pre_model)
-    return load_glm(path, dtype=precision.dtype, device=device, rope=config.rope)
+    # Weights that are trained become float32: read so, or they would start rounded.
+    frozen = config.use_lora or config.use_ptuning
+    dtype = precision.dtype if frozen else torch.float32
+    return load_glm(repo_path(config.pre_model), dtype=dtype, device=device, rope=config.rope)
 
 
 def _tokenizer(config: Any) -> Any:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from .advice import OutOfMemory, TrainingError, is_out_of_memory, not_finite, out_of_memory
+from .advice import TrainingError, advised, not_finite
 from .batches import Step, lengths_of, share, targets_of
 from .evaluation import pads
 from .precision import Precision
@@ -30,7 +31,10 @@ class StepResult:
 
 
 class Updater:
-    """Applies optimizer steps to a model; ``examples`` are indexed by a plan's numbers."""
+    """Applies optimizer steps to a model; ``examples`` are indexed by a plan's numbers.
+
+    ``torn`` after a step that failed when it may have been in a part of the weights already.
+    """
 
     def __init__(
         self,
@@ -46,34 +50,38 @@ class Updater:
         self.wrapped = processes.wrap(model)  # first: FSDP changes the parameters
         self.optimizer = make_optimizer(model, config.learning_rate, config.weight_decay)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.torn = False
 
     def step(self, number: int, batches: Step, rate: float) -> StepResult:
-        """Do step ``number``. Raises TrainingError, with the weights as they were before it."""
-        # Dropout follows from seed, step and process alone, so a resumed run draws the same.
-        torch.manual_seed((self.config.seed << 40) + (number << 12) + self.processes.rank)
-        targets = sum(self.targets[i] for batch in batches for i in batch)
-        tokens = sum(self.lengths[i] for batch in batches for i in batch)
-        own = self._backward(number, batches, self.processes.count / max(targets, 1))
-        [loss] = self.processes.sum([own])
-        return StepResult(loss, targets, tokens, self._apply(number, loss, rate))
+        """Do step ``number``.
 
-    def _backward(self, number: int, batches: Step, weight: float) -> float:
+        Raises TrainingError, with the weights as they were before it unless ``torn``.
+        """
+        # Dropout follows from seed, step and process alone, so a resumed run draws the same.
+        # Hashed, as a CPU's generator takes 32 bits of a seed.
+        facts = f"{self.config.seed} {number} {self.processes.rank}"
+        torch.manual_seed(zlib.crc32(facts.encode()))
+        count = self.processes.count
+        targets = sum(self.targets[i] for batch in batches for i in batch)
+        tokens = [sum(self.lengths[i] for i in batch) for batch in batches]
+        try:
+            with advised(number, math.ceil(max(tokens) / count), self.config, self.model):
+                own = self._backward(batches, count / max(targets, 1))
+                [loss] = self.processes.sum([own])
+                norm = self._apply(number, loss, rate)
+        finally:
+            self.optimizer.zero_grad()
+        return StepResult(loss, targets, sum(tokens), norm)
+
+    def _backward(self, batches: Step, weight: float) -> float:
         losses = []
         for position, batch in enumerate(batches, start=1):
             mine = share(batch, self.lengths, self.processes.rank, self.processes.count)
             idle = not mine  # fewer rows than processes: join the exchange of gradients with 0
             rows = mine or [min(batch, key=lambda i: self.lengths[i])]
-            try:
-                with self.processes.quiet(self.wrapped, last=position == len(batches)):
-                    loss = self._loss(rows) * (0.0 if idle else 1.0)
-                    self.precision.scaler.scale(loss * weight).backward()
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                self.optimizer.zero_grad()
-                tokens = sum(self.lengths[i] for i in rows)
-                advice = out_of_memory(number, tokens, self.config, self.model)
-                raise OutOfMemory(advice) from error
+            with self.processes.quiet(self.wrapped, last=position == len(batches)):
+                loss = self._loss(rows) * (0.0 if idle else 1.0)
+                self.precision.scaler.scale(loss * weight).backward()
             losses.append(loss.detach())
         return math.fsum(loss.item() for loss in losses)
 
@@ -93,12 +101,12 @@ class Updater:
             self._check(number, "gradient's norm", norm, rate)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self.torn = True  # AdamW makes its moments in here, and takes the groups one by one
         scaler.step(self.optimizer)  # left out by the scaler where a scaled gradient overflowed
+        self.torn = False
         scaler.update()
-        self.optimizer.zero_grad()
         return norm
 
     def _check(self, number: int, what: str, value: float, rate: float) -> None:
         if not math.isfinite(value):
-            self.optimizer.zero_grad()
             raise TrainingError(not_finite(number, what, value, self.precision.name, rate))

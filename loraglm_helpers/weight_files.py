@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .advice import is_out_of_memory
 from .official_config import CheckpointError
 
 SINGLE = ("model.safetensors", "pytorch_model.bin")
@@ -90,6 +91,8 @@ def read_shard(file: Path, device: str | torch.device = "cpu") -> Iterator[tuple
             "safetensors files of this model"
         ) from error
     except (SafetensorError, RuntimeError, EOFError) as error:
+        if is_out_of_memory(error):  # a RuntimeError too, and the file may be whole
+            raise
         raise _not_whole(file, error) from error
 
 

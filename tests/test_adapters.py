@@ -20,6 +20,7 @@ from loraglm_helpers.checkpoints import (
     load_glm,
     save_official,
 )
+from loraglm_helpers.prefix import rotated
 
 GOLDEN = Path(__file__).parent / "golden"
 LAYERS = "transformer.encoder.layers"
@@ -310,6 +311,21 @@ def test_the_command_line_imports_a_prefix(base, tmp_path):
     assert peft.PeftModel.from_pretrained(load_glm(base, device="cpu"), out).num_parameters() > 0
     written = load_file(out / "adapter_model.safetensors")["prompt_embeddings"]
     assert written.shape == prefix.shape and not torch.equal(written, prefix)
+
+
+@pytest.mark.parametrize("rope", ["theta", "positions"])
+def test_the_command_line_rotates_a_prefix_by_the_rope_it_is_told(base, tmp_path, rope):
+    config = json.loads((base / "config.json").read_text()) | {"rope_ratio": 50}
+    (base / "config.json").write_text(json.dumps(config))
+    source, out = tmp_path / "ptuning", tmp_path / "out"
+    source.mkdir()
+    native = load_glm(base, device="cpu", rope=rope).config
+    prefix = torch.randn(4, 2 * 2 * native.num_key_value_heads * 8)
+    save_file({"prefix_encoder.embedding.weight": prefix}, source / "model.safetensors")
+    command = ["convert", "--adapter", str(source), "--model", str(base), "--to", "native"]
+    assert main([*command, "--out", str(out), "--rope", rope]) == 0
+    written = load_file(out / "adapter_model.safetensors")["prompt_embeddings"]
+    assert torch.equal(written, rotated(prefix, native))
 
 
 def test_a_prefix_of_another_model_is_refused(base, tmp_path):

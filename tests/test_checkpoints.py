@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GlmForCausalLM
 from transformers.models.auto.configuration_auto import AutoConfig
 
-from loraglm_helpers import locate
+from loraglm_helpers import locate, weight_files
 from loraglm_helpers.checkpoints import CheckpointError, load_glm, save_official
 from loraglm_helpers.conversion import convert_model
 from loraglm_helpers.locate import local_folder
@@ -428,6 +428,20 @@ def test_a_cut_file_is_named(tmp_path, name):
     (tmp_path / name).write_bytes(whole[: len(whole) * 2 // 3])
     with pytest.raises(CheckpointError, match=f"{name}: not a whole weight file.*download"):
         load_glm(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("can't allocate memory: 8 bytes")],
+    ids=["gpu", "cpu"],
+)
+def test_too_little_memory_is_no_damaged_file(tiny, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(weight_files, "safe_open", fail)
+    with pytest.raises(type(error), match=str(error)):
+        list(weight_files.read_shard(tiny / "model.safetensors"))
 
 
 def test_a_bin_file_that_would_run_code_is_refused(tmp_path):

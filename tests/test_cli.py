@@ -115,6 +115,12 @@ def test_help_loads_nothing_heavy():
         (["generate", "--model", "none", "--instruction", "x"], 1, "error: none: no such folder"),
         (["evaluate", "--model", "none", "--data", "none.jsonl"], 1, "error: none.jsonl: cannot"),
         (["convert", "--model", "none", "--to", "native", "--out", "x"], 1, "error: none: no such"),
+        (
+            ["convert", "--model", "a", "--adapter", "b", "--to", "native", "--out", "x"]
+            + ["--dtype", "fp32"],
+            1,
+            "error: --dtype is for a model",
+        ),
     ],
 )
 def test_an_error_is_one_line_and_a_code(arguments, code, message, capsys, tmp_path, monkeypatch):
@@ -237,6 +243,22 @@ def test_answers_come_in_the_layout_of_the_adapters_training(checkpoint, data, t
     assert _answer_settings(args).layout == "chatglm3"
 
 
+def test_a_fully_trained_model_answers_with_its_run_s_layout_and_tokenizer(
+    checkpoint, data, tmp_path, capsys
+):
+    from loraglm_helpers.commands import _answer_settings
+
+    settings = ["use_lora=false", "max_steps=1", "layout=chatglm2", "precision=fp32"]
+    assert train(checkpoint, data, tmp_path / "run", *settings) == 0
+    generate = ["generate", "--model", str(tmp_path / "run" / "best"), "--instruction", "x"]
+    generate += ["--max-new-tokens", "2"]
+    assert _answer_settings(build_parser().parse_args(generate)).layout == "chatglm2"
+    assert main(generate) == 0
+    (tmp_path / "run" / "settings.json").unlink()
+    assert main(generate) == 1
+    assert "best: no tokenizer that can be used" in capsys.readouterr().err
+
+
 def test_generate_prints_the_answer(checkpoint, capsys):
     common = ["generate", "--model", str(checkpoint), "--instruction", "提问", "--input", "梨"]
     assert main([*common, "--max-new-tokens", "4"]) == 0
@@ -292,10 +314,30 @@ def test_convert_in_another_dtype(checkpoint, tmp_path):
 def test_convert_refuses_to_write_over_what_it_reads(checkpoint, trained, capsys):
     arguments = ["convert", "--model", str(checkpoint), "--to", "native", "--out"]
     assert main([*arguments, str(checkpoint)]) == 1
-    assert "the model itself; choose another folder" in capsys.readouterr().err
+    assert "holds what is to be read; choose another folder" in capsys.readouterr().err
     adapter = str(trained / "best")
     assert main([*arguments, adapter, "--adapter", adapter]) == 1
-    assert "the adapter itself" in capsys.readouterr().err
+    assert "holds what is to be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["model", "adapter"])
+def test_convert_replaces_only_what_it_is_told_to(checkpoint, trained, tmp_path, kind, capsys):
+    out = tmp_path / "out"
+    common = ["convert", "--model", str(checkpoint), "--to", "official", "--out", str(out)]
+    common += ["--adapter", str(trained / "best")] if kind == "adapter" else []
+    out.mkdir()
+    (out / "letter.txt").write_text("keep me")
+    assert main([*common, "--overwrite"]) == 1
+    assert f"no {kind}: choose another folder" in capsys.readouterr().err
+    (out / "letter.txt").unlink()
+    assert main(common) == 0
+    was = sorted(file.name for file in out.iterdir())
+    (out / "model.safetensors.index.json").write_text('{"weight_map": {"a": "old.safetensors"}}')
+    assert main(common) == 1
+    assert "pass overwrite=True to replace it" in capsys.readouterr().err
+    assert main([*common, "--overwrite"]) == 0
+    assert sorted(file.name for file in out.iterdir()) == was
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
 
 
 def test_convert_an_adapter_there_and_back(checkpoint, trained, tmp_path):

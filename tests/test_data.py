@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_tokenizer import train_tokenizer
 
+from loraglm_helpers.config import FineTuneConfig
 from loraglm_helpers.data import (
     DataError,
     Problem,
@@ -15,6 +16,7 @@ from loraglm_helpers.data import (
     row_problem,
     task_of,
 )
+from loraglm_helpers.evaluation import make_examples
 from loraglm_helpers.sequences import build_prompt, build_target, context_and_target
 from loraglm_helpers.tokenizer import load_tokenizer
 
@@ -232,6 +234,11 @@ def test_lint_contexts_without_any_cue_are_another_form(tmp_path):
     assert not lint(write(tmp_path / "a.jsonl", pair("a"), pair("b"))).counts
 
 
+def test_lint_compares_the_cue_among_rows_that_are_no_dialogues(tmp_path):
+    file = write(tmp_path / "a.jsonl", pair("a"), {"messages": DIALOGUE}, pair("b"))
+    assert not lint(file).counts
+
+
 def test_lint_report_as_table_and_text(messy):
     report = lint(messy)
     frame = report.to_frame()
@@ -256,6 +263,25 @@ def test_lint_counts_findings_beyond_those_it_keeps(tmp_path):
     assert report.counts["bad line"] == 1_005
     assert len(report.problems) == 1_000
     assert "… and 1,000 more" in report.summary()
+
+
+def test_a_role_without_a_token_has_its_line_in_training_and_in_the_linter(tmp_path):
+    tokenizer = load_tokenizer(train_tokenizer(tmp_path / "tok").parent)
+    turns = {"messages": [DIALOGUE[0], {"role": "tool", "content": "3"}, DIALOGUE[1]]}
+    file = write(tmp_path / "a.jsonl", pair(), turns, {"messages": DIALOGUE})
+    missing = r"the tokenizer has no '<\|tool\|>' token"
+    config = FineTuneConfig(layout="chatglm3")
+    for cache in (None, tmp_path / "cache"):
+        with pytest.raises(DataError, match=f"^{file}:2: {missing}"):
+            make_examples(file, tokenizer, config.replace(token_cache=cache))
+    with pytest.raises(DataError, match=f"^rows:2: {missing}"):
+        make_examples([Row("a", "b"), Row(messages=turns["messages"])], tokenizer, config)
+    report = lint(file, tokenizer, "chatglm3")
+    assert [(p.line, p.field) for p in report.problems] == [(2, "messages")]
+    assert "'<|tool|>'" in report.problems[0].reason
+    assert report.rows == len(report.source_lengths) == 2 and not report.ok
+    alone = lint(write(tmp_path / "b.jsonl", turns), tokenizer, "chatglm3")
+    assert "1 lines, 0 rows" in alone.summary()
 
 
 @pytest.mark.parametrize("layout", ["glm", "chatglm2", "chatglm3"])

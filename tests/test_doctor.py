@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 
+from loraglm_helpers import environment as environment_facts
 from loraglm_helpers.doctor import check
 from loraglm_helpers.environment import Environment, Gpu, inspect_environment
 from loraglm_helpers.known_bad import KNOWN_BAD
@@ -203,8 +204,10 @@ def test_checkpoints_that_cannot_be_read(tmp_path):
     assert line(check(tmp_path, GOOD), "checkpoint").endswith("native, model_type glm")
 
 
-def test_this_machine_is_inspected():
+def test_this_machine_is_inspected(monkeypatch):
+    monkeypatch.setattr(environment_facts, "chinese_font", lambda: "the plots' own")
     env = inspect_environment()
+    assert env.cjk_font == "the plots' own"
     assert env.versions["torch"] and env.cores >= 1 and env.threads >= 1
     assert "torch>=2.10" in env.requirements
     assert not [wanted for wanted in env.requirements if "extra" in wanted]

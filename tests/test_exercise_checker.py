@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -75,6 +76,9 @@ def test_cases_and_results_must_be_as_many():
         ({"a": 1}, {"a": 2}, "at 'a', the result is 1; 2 is expected."),
         ("triples", "triple", "the result is 'triples'; 'triple' is expected."),
         (1.001, 1.0, "the result is 1.001; 1.0 is expected."),
+        (torch.ones(2), 1, "the result is tensor([1., 1.]); 1 is expected."),
+        (np.ones(2), 1.0, "the result is array([1., 1.]); 1.0 is expected."),
+        ([np.ones(2)], [1], "at position 0, the result is array([1., 1.]); 1 is expected."),
     ],
 )
 def test_differences_in_words(given, wanted, words):

@@ -12,8 +12,11 @@ from safetensors.torch import load_file
 from tiny_tokenizer import train_tokenizer
 from transformers import DynamicCache, GlmConfig, GlmForCausalLM
 
+from loraglm_helpers import evaluation
 from loraglm_helpers.attention import register
 from loraglm_helpers.checkpoints import load_glm
+from loraglm_helpers.config import FineTuneConfig
+from loraglm_helpers.data import Row
 from loraglm_helpers.decoding import Chooser, decode_steps, left_padded, stop_ids
 from loraglm_helpers.generation import answer, generate, predict, stream
 from loraglm_helpers.sequences import build_prompt, format_context
@@ -195,6 +198,22 @@ def test_modes_come_back_after_an_answer_and_after_a_closed_stream(model, tokeni
     assert not model.training
     pieces.close()
     assert [module.training for module in model.modules()] == before
+
+
+def test_an_evaluation_that_fails_leaves_every_module_in_its_mode(model, tokenizer, monkeypatch):
+    model.train()
+    model.model.layers[0].eval()
+    before = [module.training for module in model.modules()]
+    config, rows = FineTuneConfig(device="cpu"), [Row(CONTEXT, "[]")]
+    evaluation.evaluate_loss(model, rows, config, tokenizer=tokenizer)
+    assert [module.training for module in model.modules()] == before
+    let_go = []
+    monkeypatch.setattr(evaluation, "batch_loss", lambda *_: 1 / 0)
+    monkeypatch.setattr(evaluation, "let_go", let_go.append)
+    with pytest.raises(ZeroDivisionError):
+        evaluation.evaluate_loss(model, rows, config, tokenizer=tokenizer)
+    assert [module.training for module in model.modules()] == before
+    assert let_go == [model]
 
 
 def test_sampling_follows_its_seed_and_a_small_nucleus_is_greedy(model, tokenizer, prompts):

@@ -72,12 +72,14 @@ def test_a_frozen_weight_in_half_precision():
     assert_close(hidden.grad.float(), exact.grad, atol=0.03, rtol=0.03)
 
 
-def test_a_batch_without_targets_has_loss_and_gradients_of_zero():
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_batch_without_targets_has_loss_and_gradients_of_zero(trained):
     hidden, weight, targets = case()
-    loss = head.head_loss(hidden[:0], weight, targets[:0])
+    loss = head.head_loss(hidden[:0], weight.requires_grad_(trained), targets[:0])
     loss.backward()
     assert loss.item() == 0
-    assert torch.equal(weight.grad, torch.zeros_like(weight))
+    assert torch.equal(hidden.grad, torch.zeros_like(hidden))
+    assert weight.grad is None or torch.equal(weight.grad, torch.zeros_like(weight))
 
 
 def test_losses_are_exact_for_targets_of_no_probability():

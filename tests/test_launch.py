@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 from tiny_training import make_config, rows, run, tiny
 
@@ -101,17 +102,30 @@ def test_shapes_without_weights_are_those_of_the_checkpoint(layout, tmp_path):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_process_without_memory_saves_only_when_it_is_alone(count, tmp_path, monkeypatch):
-    saved = []
+    calls, saved, quiet = [], [], processes.Processes.quiet
     monkeypatch.setattr(Loop, "_save", lambda loop: saved.append(loop.state.step))
 
-    def fail(self, *_, **__):
+    def fail(self, *given, **more):
+        calls.append(1)
+        if len(calls) == 1:
+            return quiet(self, *given, **more)
         self.count = count
         raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
 
     monkeypatch.setattr(processes.Processes, "quiet", fail)
-    with pytest.raises(TrainingError, match="out of memory"):
-        run(make_config(save_dir=str(tmp_path)), train_rows=rows(4))
-    assert saved == ([0] if count == 1 else [])
+    with pytest.raises(TrainingError, match="step 2: out of memory"):
+        run(make_config(save_dir=str(tmp_path)), train_rows=rows(8))
+    assert saved == ([1] if count == 1 else [])
+
+
+def test_alone_the_cpu_may_be_asked_for_after_a_gpu(monkeypatch):
+    processes.Processes()
+    gpu = torch.device("meta")  # as accelerate's device is after a run on a GPU
+    monkeypatch.setitem(PartialState._shared_state, "device", gpu)
+    assert processes.Processes("cpu").device == torch.device("cpu")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="cpu=True"):  # there, each process has one device
+        processes.Processes("cpu")
 
 
 @pytest.mark.parametrize(("rank", "start"), [("0", "error: "), ("3", "process 3: error: ")])

@@ -163,7 +163,7 @@ def test_a_folder_that_holds_no_model_is_never_replaced(tmp_path, adapter):
     (tmp_path / "letters.txt").write_text("keep me")
     with pytest.raises(CheckpointError, match="choose another folder"):
         merge(OFFICIAL, adapter, tmp_path, overwrite=True)
-    with pytest.raises(CheckpointError, match="holds what is to be merged"):
+    with pytest.raises(CheckpointError, match="holds what is to be read"):
         merge(OFFICIAL, adapter, OFFICIAL, overwrite=True)
     assert (tmp_path / "letters.txt").read_text() == "keep me"
 

@@ -181,6 +181,17 @@ def test_a_second_click_while_the_button_is_disabled_asks_nothing(panel, pieces)
     assert len(panel.history) == 1
 
 
+def test_an_answer_is_filed_under_the_question_it_was_given_to(panel, pieces):
+    def edit():
+        panel.instruction.value, panel.input.value = "another", "text"
+        panel.decoding.value = "sampled"
+
+    pieces += ["an ", edit, "answer"]
+    panel.run.click()
+    assert list(panel.history) == [(*ASKED, "an answer", "greedy")]
+    assert panel.status.value.endswith("s, greedy")
+
+
 def test_an_error_is_one_line_in_the_panel_and_the_panel_goes_on(panel, pieces):
     pieces += ["so ", RuntimeError("out of <memory>\n  at layer 3")]
     panel.run.click()

@@ -65,7 +65,7 @@ def test_a_strip_shows_each_token_and_its_label(tokenizer):
     assert shown[-1] == "a $row$"
     assert shown[0:-1:2] == [token_text(i, tokenizer) for i in ids]
     assert shown[1:-1:2] == ["−100"] * (len(ids) - 3) + [str(i) for i in ids[-3:]]
-    assert {"[gMASK]", "sop", "</s>", "⏎", "␣$"} <= set(shown) or "␣" in shown
+    assert {"[gMASK]", "sop", "</s>", "⏎", "␣", "$", "1"} <= set(shown)
     legend = figure.axes[0].get_legend()
     assert [t.get_text() for t in legend.get_texts()] == [
         "special token",
@@ -158,6 +158,14 @@ def test_the_live_plot_only_records_outside_a_notebook(monkeypatch):
     live("log", state(RECORDS[:1]))
     live("end", state(RECORDS))
     assert live.records == RECORDS and live.total_steps == 40 and live.handle is None
+
+
+def test_a_live_plot_takes_each_run_s_own_length_unless_it_was_given_one():
+    live, fixed = LivePlot(), LivePlot(total_steps=9)
+    for total in (40, 60):
+        live("start", state(total=total))
+        fixed("start", state(total=total))
+        assert (live.total_steps, fixed.total_steps) == (total, 9)
 
 
 def test_the_live_plot_updates_one_output_and_seldom(monkeypatch):

@@ -11,9 +11,10 @@ from tiny_training import tiny
 
 from loraglm_helpers.checkpoints import save_official
 from loraglm_helpers.config import FineTuneConfig
+from loraglm_helpers.precision import Precision
 from loraglm_helpers.sequences import format_context
 from loraglm_helpers.tokenizer import load_tokenizer
-from loraglm_helpers.training import train
+from loraglm_helpers.training import prepare_model, train
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,9 @@ def test_pre_model_train_path_dev_path_save_dir(config):
         "best",
         "history.json",
         "last",
+        "settings.json",
     ]
+    assert FineTuneConfig.from_json(Path(config.save_dir) / "settings.json") == config
 
 
 def test_use_lora_lora_rank_and_the_default_targets(config):
@@ -90,6 +93,15 @@ def test_use_lora_false_trains_every_weight(config):
     seen, model = states(config.replace(use_lora=False, max_steps=1))
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert (Path(config.save_dir) / "best" / "model.safetensors").is_file()
+
+
+def test_weights_that_are_trained_start_unrounded(config):
+    half = Precision(torch.device("cpu"), "bf16")
+    stored = tiny(vocab_size=512, attention_bias=True).state_dict()
+    trained = prepare_model(config.replace(use_lora=False), None, half).state_dict()
+    assert all(torch.equal(trained[name], tensor) for name, tensor in stored.items())
+    adapted = prepare_model(config, None, half).get_base_model()
+    assert adapted.lm_head.weight.dtype == torch.bfloat16
 
 
 def test_use_ptuning_and_pre_seq_len(config):

@@ -144,6 +144,20 @@ def test_truncation_by_literal_ids():
     assert kept == "abchij"
 
 
+def test_a_long_text_of_one_line_is_cut_without_a_search_through_all_of_it():
+    class Counting(Letters):
+        decoded = 0
+
+        def decode(self, ids, skip_special_tokens=False):
+            self.decoded += len(ids)
+            return super().decode(ids)
+
+    letters = Counting()
+    prompt = build_prompt("a" * 5_000 + "z", letters, "glm", 12)
+    assert Letters().decode(prompt[:-2]) == "aaaaaaaaaz"
+    assert letters.decoded == 1 + 2 + 3 + 4 + 5
+
+
 def test_truncated_target_ends_in_eos():
     example = build_example(Row("AB", "CDEFGH"), Letters(), max_target_seq_len=4)
     assert example.input_ids == [165, 166, 3, 4, 167, 168, 169, 2]
@@ -179,6 +193,18 @@ def test_chat_template_prompt_and_target(tokenizer, monkeypatch):
     assert example.labels == [-100] * (len(words[0]) + 2) + [*words[1], 2]
     with pytest.raises(ValueError, match="no chat template"):
         build_prompt("A", Letters(), "chat_template")
+
+
+def test_a_message_that_the_template_leaves_out_is_an_error(tokenizer, monkeypatch):
+    template = (
+        "{% for m in messages %}{% if m['role'] != 'observation' %}<|{{ m['role'] }}|>"
+        "{{ m['content'] }}{% endif %}{% endfor %}"
+    )
+    monkeypatch.setattr(tokenizer, "chat_template", template, raising=False)
+    turns = [{"role": role, "content": "A"} for role in ("user", "observation", "user")]
+    assert build_prompt(turns[:1], tokenizer, "chat_template")
+    with pytest.raises(ValueError, match="'chat_template'.* leaves out.* 'observation'"):
+        build_prompt(turns, tokenizer, "chat_template")
 
 
 def test_collate_padding_free_and_padded():

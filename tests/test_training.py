@@ -10,13 +10,20 @@ from tiny_training import make_config, rows, run, stop_at, tiny, weights
 from torch.testing import assert_close
 
 from loraglm_helpers import loop
+from loraglm_helpers.advice import OutOfMemory, is_out_of_memory
 from loraglm_helpers.config import FineTuneConfig
 from loraglm_helpers.history import History
 from loraglm_helpers.interrupt import InterruptGuard
 from loraglm_helpers.lora import attach_adapter, load_adapter
-from loraglm_helpers.run_state import ResumeError
+from loraglm_helpers.run_state import ResumeError, check_fixed
 from loraglm_helpers.sequences import collate
 from loraglm_helpers.training import TrainingError, batch_loss, evaluate_loss
+
+NAN = float("nan")
+
+
+def no_memory(*_, **__):
+    raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
 
 
 @pytest.fixture
@@ -110,7 +117,12 @@ def test_resume_false_starts_anew_and_resume_true_needs_no_run(config):
 
 
 @pytest.mark.parametrize(
-    ("changes", "word"), [({"lora_rank": 2}, "lora_rank was 4"), ({"seed": 1}, "seed was 42")]
+    ("changes", "word"),
+    [
+        ({"lora_rank": 2}, "lora_rank was 4"),
+        ({"seed": 1}, "seed was 42"),
+        ({"padding_free": False}, "padding_free was True"),
+    ],
 )
 def test_resume_refuses_another_run(config, changes, word):
     run(config, callbacks=[stop_at(3)])
@@ -118,6 +130,59 @@ def test_resume_refuses_another_run(config, changes, word):
         run(replace(config, **changes), resume=True)
     with pytest.raises(ResumeError, match="train_path"):
         run(config, resume=True, train_rows=rows(12))
+
+
+def test_a_state_from_before_a_setting_was_checked_is_continued(tmp_path):
+    check_fixed(tmp_path, {"seed": 1}, {"seed": 1, "padding_free": True})
+    with pytest.raises(ResumeError, match="seed was 2"):
+        check_fixed(tmp_path, {"seed": 2}, {"seed": 1, "padding_free": True})
+
+
+def test_a_resumed_run_may_change_to_scaled_gradients(config):
+    run(config, callbacks=[stop_at(3)])
+    assert run(replace(config, precision="fp16"), resume=True).records[-1]["step"] == 8
+
+
+def test_a_run_that_does_no_step_leaves_an_older_one_as_it_is(config):
+    run(config)
+    files = [file for file in Path(config.save_dir).rglob("*") if file.is_file()]
+    before, poisoned = {file: file.read_bytes() for file in files}, tiny()
+    poisoned.lm_head.weight.data[5] = NAN
+    with pytest.raises(TrainingError, match="step 1: .*nothing is saved"):
+        run(replace(config, layout="chatglm2"), poisoned)
+    assert all(file.read_bytes() == content for file, content in before.items())
+    assert Path(config.save_dir) / "settings.json" in before
+
+
+def test_a_new_run_replaces_the_best_of_an_older_one_at_its_first_save(config):
+    run(replace(config, use_lora=False, learning_rate=1e-3))
+    new, seen = replace(config, layout="chatglm2", max_steps=5), []
+
+    def look(event, state):
+        if event == "save":
+            best = Path(config.save_dir) / "best"
+            seen.append(sorted(file.name for file in best.iterdir()))
+            settings = FineTuneConfig.from_json(best.parent / "settings.json")
+            assert settings == new and settings.layout == "chatglm2"
+
+    run(new, dev_rows=[], callbacks=[look])
+    assert seen == [["adapter_config.json", "adapter_model.safetensors"]] * 2
+    assert_close(weights(config.save_dir, "best"), weights(config.save_dir))
+
+
+@pytest.mark.parametrize("seeds", [(1, 1), (1, 2)])
+def test_dropout_follows_from_the_seed(config, seeds):
+    drawn = []
+
+    def look(event, state):
+        if event == "start":
+            state.model.get_base_model().lm_head.register_forward_pre_hook(
+                lambda *_: drawn.append(torch.rand(4))
+            )
+
+    for seed in seeds:
+        run(replace(config, seed=seed, max_steps=1, lora_dropout=0), dev_rows=[], callbacks=[look])
+    assert torch.equal(*drawn) == (seeds[0] == seeds[1])
 
 
 def test_a_damaged_state_is_named(config):
@@ -184,6 +249,8 @@ def test_limits_end_a_run(config):
     history = run(replace(config, max_seconds=1e-9))
     assert history.stopped == "max_seconds"
     assert history.records[-1]["step"] == 1 and "dev_loss" in history.records[-1]
+    assert "train(config.replace(max_seconds=...), resume=True)" in history.resume
+    assert "larger max_seconds" in history.resume
 
 
 def test_early_stopping_counts_evaluations_without_a_new_best(config, monkeypatch):
@@ -195,12 +262,26 @@ def test_early_stopping_counts_evaluations_without_a_new_best(config, monkeypatc
     assert history.best == {"step": 8, "dev_loss": 2.0}
 
 
+@pytest.mark.parametrize(
+    ("scores", "best", "records"),
+    [([NAN, 3.0, NAN, 4.0], {"step": 4, "dev_loss": 3.0}, 4), ([NAN, NAN], None, 2)],
+)
+def test_a_dev_loss_that_is_no_number_is_never_the_best(config, monkeypatch, scores, best, records):
+    given = iter(scores)
+    monkeypatch.setattr(loop, "evaluate_loss", lambda *_, **__: next(given))
+    history = run(replace(config, epochs=9, save_freq=2, early_stopping_patience=2))
+    assert history.stopped == "early_stopping" and history.best == best
+    assert len(history.records) == records
+    same = weights(config.save_dir, "best"), weights(config.save_dir)
+    assert all(torch.equal(same[0][name], same[1][name]) for name in same[0]) == (best is None)
+
+
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(config):
     model = tiny()
 
     def poison(event, state):
         if event == "step" and state.step == 3:
-            state.model.get_base_model().lm_head.weight.data[5] = float("nan")
+            state.model.get_base_model().lm_head.weight.data[5] = NAN
 
     with pytest.raises(TrainingError, match=r"step 4: the loss is nan.*step 3.*learning_rate"):
         run(config, model, callbacks=[poison])
@@ -212,19 +293,51 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(config):
     ("changes", "words"),
     [
         ({}, ["batch_size=2 with gradient_accumulation_steps=2", "gradient_checkpointing=True"]),
-        ({"tokens_per_batch": 20, "gradient_checkpointing": True}, ["tokens_per_batch="]),
+        ({"tokens_per_batch": 90, "gradient_checkpointing": True}, ["tokens_per_batch=45"]),
     ],
 )
 def test_out_of_memory_says_what_to_lower(config, changes, words):
     model = tiny()
-
-    def fail(*_):
-        raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
-
-    model.lm_head.register_forward_pre_hook(fail)
+    model.lm_head.register_forward_pre_hook(no_memory)
     with pytest.raises(TrainingError) as caught:
         run(replace(config, **changes), model)
     assert all(word in str(caught.value) for word in ("step 1: out of memory", *words))
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_out_of_memory_in_the_optimizer_saves_no_step_that_is_half_done(config, step, monkeypatch):
+    calls, real = [], torch.optim.AdamW.step
+
+    def half(optimizer, *given):
+        calls.append(1)
+        return no_memory() if len(calls) == step else real(optimizer, *given)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", half)
+    model = tiny()
+    with pytest.raises(OutOfMemory, match=f"step {step}: out of memory.*Set batch_size=2"):
+        run(config, model)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not Path(config.save_dir).exists()
+
+
+def test_out_of_memory_in_the_evaluation_saves_its_step(config, monkeypatch):
+    monkeypatch.setattr(loop, "evaluate_loss", no_memory)
+    with pytest.raises(OutOfMemory, match="step 4: out of memory in the evaluation.*quantization"):
+        run(config)
+    monkeypatch.undo()
+    assert run(config, resume=True).records[-1]["step"] == 8
+
+
+@pytest.mark.parametrize(
+    ("error", "answer"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_errors_for_want_of_memory_are_known(error, answer):
+    assert is_out_of_memory(error) is answer
 
 
 def test_evaluation_weighs_tokens_and_changes_nothing(config):
@@ -241,8 +354,13 @@ def test_evaluation_weighs_tokens_and_changes_nothing(config):
 
 
 def test_use_cache_is_off_only_while_training(config):
-    model = tiny()
+    model, seen = tiny(), set()
+    # On the inner model: PEFT calls the outer one past its hooks.
+    model.model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.add(kwargs["use_cache"]), with_kwargs=True
+    )
     run(config, model)
+    assert seen == {False}
     assert model.config.use_cache is True
     assert model.training
 

@@ -6,10 +6,8 @@ import random
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..sequences import Example
+from ..sequences import IGNORED, Example
 from . import world
-
-IGNORED = -100
 
 
 @dataclass(frozen=True)

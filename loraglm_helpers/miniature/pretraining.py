@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 import torch.distributed
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from transformers import GlmForCausalLM
 
@@ -110,30 +110,34 @@ class Run:
         self.records: list[dict[str, Any]] = []
 
     def save(self) -> None:
-        """Write weights, optimizers, position and records; each file replaces the last at once."""
-        state = {"position": asdict(self.position), **self.optimizers.state()}
-        if not self.processes.is_main:
-            return
+        """Write `state.pt`, all that a run goes on from, and two files for whoever reads it.
+
+        Each file replaces the last at once; `model.safetensors` and `history.json` may be a
+        checkpoint ahead of `state.pt` where a run is killed between them, never the state itself.
+        """
         weights = self.model.state_dict()
         if self.config.tied:
             del weights["lm_head.weight"]
+        state = {"weights": weights, "position": asdict(self.position), "records": self.records}
+        state |= self.optimizers.state()
+        if not self.processes.is_main:
+            return
         save_file(weights, self.out / "model.safetensors.new")
         torch.save(state, self.out / "state.pt.new")
         history = {"config": asdict(self.config), "records": self.records}
         (self.out / "history.json.new").write_text(json.dumps(history, indent=0))
-        for name in ("model.safetensors", "state.pt", "history.json"):
+        for name in ("model.safetensors", "history.json", "state.pt"):
             os.replace(self.out / f"{name}.new", self.out / name)
 
     def resume(self) -> bool:
         """Go on from the last checkpoint in `out`, if there is one."""
         if not (self.out / "state.pt").exists():
             return False
-        weights = load_file(self.out / "model.safetensors")
-        self.model.load_state_dict(weights, strict=not self.config.tied)
         state = torch.load(self.out / "state.pt", weights_only=True)
+        self.model.load_state_dict(state["weights"], strict=not self.config.tied)
         self.optimizers.restore(state)
         self.position = Position(**state["position"])
-        self.records = json.loads((self.out / "history.json").read_text())["records"]
+        self.records = state["records"]
         return True
 
     def advance(self) -> float:

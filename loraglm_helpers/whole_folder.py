@@ -28,7 +28,9 @@ def refuse_target(
     same = (out / MARKS[kind]).is_file() and not any(p.is_dir() for p in out.iterdir())
     if overwrite and same:
         return
-    remedy = "pass overwrite=True to replace it" if same else f"no {kind}: choose another folder"
+    remedy = "overwrite=True (--overwrite) replaces it"
+    if not same:
+        remedy = f"no {kind}: choose another folder"
     raise CheckpointError(f"{out}: exists and is not empty; {remedy}")
 
 

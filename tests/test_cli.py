@@ -334,7 +334,7 @@ def test_convert_replaces_only_what_it_is_told_to(checkpoint, trained, tmp_path,
     was = sorted(file.name for file in out.iterdir())
     (out / "model.safetensors.index.json").write_text('{"weight_map": {"a": "old.safetensors"}}')
     assert main(common) == 1
-    assert "pass overwrite=True to replace it" in capsys.readouterr().err
+    assert "--overwrite" in capsys.readouterr().err
     assert main([*common, "--overwrite"]) == 0
     assert sorted(file.name for file in out.iterdir()) == was
     assert [file.name for file in tmp_path.iterdir()] == ["out"]

@@ -24,7 +24,7 @@ from loraglm_helpers.miniature.plan import (
 )
 from loraglm_helpers.miniature.pools import read_sections
 from loraglm_helpers.miniature.pretraining import pretrain
-from loraglm_helpers.miniature.schema import KINDS, relations_of
+from loraglm_helpers.miniature.schema import KINDS, RELATIONS
 from loraglm_helpers.miniature.vocabulary import train_tokenizer
 from loraglm_helpers.tokenizer import load_tokenizer
 
@@ -73,7 +73,7 @@ def test_new_names_stand_in_known_patterns():
 @pytest.mark.parametrize("language", ["zh", "en"])
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_every_relation_is_stated_in_every_split(language, kind):
-    wanted = {relation.name for relation in relations_of(language, kind)}
+    wanted = {name for own, of, name in RELATIONS if (own, of) == (language, kind)}
     assert len(wanted) == 5
     for split in ("pretrain", "train", "dev"):
         stated = {r for p in world.patterns(language, kind, split) for r in p.relations}
@@ -171,12 +171,20 @@ def test_layouts_by_literal_ids(tokenizer):
 
 def test_blanks_can_be_filled_back(tokenizer):
     """Part B's spans, put in the place of part A's masks, give the passage back."""
-    objectives, rng = Objectives(tokenizer), random.Random(8)
+    objectives, rng, same = Objectives(tokenizer), random.Random(8), random.Random(8)
     for _ in range(30):
         blank = objectives.blanks(rng)
-        masks = [i for i in blank.part_a if i in (objectives.mask, objectives.smask)]
-        spans = "".join(map(chr, blank.part_b)).split(chr(objectives.sop))
-        assert len(masks) == len(spans) and all(spans)
+        entity = world.new_entity(objectives.language(same), objectives.split, same)
+        told, _ = world.sentences_about(entity, same.randint(3, 9), same, repeat=True)
+        same.setstate(rng.getstate())
+        spans, filled = [[]], []
+        for token in blank.part_b:
+            spans.append([]) if token == objectives.sop else spans[-1].append(token)
+        for token in blank.part_a:
+            masked = token in (objectives.mask, objectives.smask)
+            filled += spans.pop(0) if masked else [token]
+        assert not spans
+        assert filled == [i for sentence in told for i in objectives.ids(world.plain(sentence))]
 
 
 @pytest.mark.parametrize("shape", [shape for shape, _ in shapes.SHAPES])

@@ -4,7 +4,8 @@
 
 The last line is one JSON object: `copying` (passage questions answered exactly, on unseen names in
 unseen sentence patterns), `copying_known_patterns` (unseen names in pre-training's patterns),
-`lists_known_patterns` and `lists` (all facts of a passage listed exactly, by their number),
+`lists_known_patterns` and `lists` (all facts of a passage listed exactly, by their number;
+`lists_asked_above` with the request above the passage),
 `well_formed` (continued sentences that match a pattern of the world), `tasks` (exact match on the
 dev rows of the three tasks, with `--data`).
 """
@@ -47,11 +48,18 @@ def copying_accuracy(
 
 
 def list_accuracy(
-    model: Any, tokenizer: Any, facts: int, count: int = 50, seed: int = 3, split: str = "probe"
+    model: Any,
+    tokenizer: Any,
+    facts: int,
+    count: int = 50,
+    seed: int = 3,
+    split: str = "probe",
+    above: bool = False,
 ) -> float:
     """Share of `count` passages with `facts` facts of one subject that are listed exactly.
 
-    The list is of objects whose three keys the request shows; `split` as for `copying_accuracy`.
+    The list is of objects whose three keys the request shows, below the passage or `above` it;
+    `split` as for `copying_accuracy`.
     """
     objectives, rng = Objectives(tokenizer, split), random.Random(seed)
     prompts, targets = [], []
@@ -59,7 +67,8 @@ def list_accuracy(
         passage = objectives.passage(rng, most_facts=facts, subjects=1, noise_rate=0.0)
         if len(passage.facts) == facts:
             request, answer = objects_with_keys(passage, rng)
-            prompt = objectives.ids(f"{passage.text}\n{request}\n")
+            lines = (request, passage.text) if above else (passage.text, request)
+            prompt = objectives.ids("{}\n{}\n".format(*lines))
             prompts.append([objectives.gmask, objectives.sop, *prompt])
             targets.append(tokenizer.decode(objectives.ids(answer)))
     answers = generate(model, tokenizer, prompts, max_new_tokens=60 * facts)
@@ -108,17 +117,18 @@ def main() -> None:
     if arguments.adapter:
         model = load_adapter(model, arguments.adapter)
 
-    def lists(split: str) -> dict[int, float]:
+    def lists(**how: Any) -> dict[int, float]:
         count = max(1, arguments.count // 3)
-        return {n: list_accuracy(model, tokenizer, n, count, split=split) for n in (1, 2, 3)}
+        return {n: list_accuracy(model, tokenizer, n, count, **how) for n in (1, 2, 3)}
 
     result = {
         "copying": copying_accuracy(model, tokenizer, arguments.count),
         "copying_known_patterns": copying_accuracy(
             model, tokenizer, arguments.count, split=NEW_NAMES
         ),
-        "lists_known_patterns": lists(NEW_NAMES),
-        "lists": lists("probe"),
+        "lists_known_patterns": lists(split=NEW_NAMES),
+        "lists": lists(),
+        "lists_asked_above": lists(above=True),
         "well_formed": continuation_accuracy(model, tokenizer, arguments.count),
     }
     if arguments.data:

@@ -110,8 +110,3 @@ def _read_table() -> dict[tuple[str, str, str], Relation]:
 
 # (language, kind, relation name) -> Relation
 RELATIONS = _read_table()
-
-
-def relations_of(language: str, kind: str) -> list[Relation]:
-    """The five relations of a kind in "zh" or "en"."""
-    return [r for (lang, k, _), r in RELATIONS.items() if lang == language and k == kind]

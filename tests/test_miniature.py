@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from loraglm_helpers.miniature import names, shapes, tasks, world
+from loraglm_helpers.miniature import names, shapes, tasks, wellformed, world
 from loraglm_helpers.miniature.forms import COMMAS, framed
 from loraglm_helpers.miniature.objectives import Blank, Objectives
 from loraglm_helpers.miniature.plan import (
@@ -86,6 +86,55 @@ def test_no_pattern_stands_in_two_splits():
             sections = read_sections(f"{language}_{kind}")
             lines = [line for section in sections.values() for line in section]
             assert len(lines) == len(set(lines)), f"{language}_{kind}.txt"
+
+
+SLOT = re.compile(r"\{[^}]+\}")
+
+
+def alternatives(line: str) -> list[list[str]]:
+    return [choice.split("|") for choice in re.findall(r"<([^<>]*)>", line)]
+
+
+def test_alternatives_differ_in_words_and_not_in_slots():
+    for language in ("zh", "en"):
+        for kind in [*KINDS, "noise", "topics"]:
+            for section, lines in read_sections(f"{language}_{kind}").items():
+                for line in lines:
+                    rest = re.sub(r"<[^<>]*>", "", line)
+                    assert not set("<>|") & set(rest), line
+                    for options in alternatives(line):
+                        assert 1 < len(options) == len(set(options)), line
+                        assert len({tuple(SLOT.findall(option)) for option in options}) == 1, line
+                    # the rows are written once and for all: their patterns leave no choice
+                    assert "pretrain" in section or rest == line
+
+
+def test_no_choice_of_words_is_a_pattern_of_the_rows():
+    for language in ("zh", "en"):
+        for kind in KINDS:
+            sections = read_sections(f"{language}_{kind}")
+            rows: dict[tuple[str, ...], list[str]] = {}
+            for row in {*sections["train"], *sections["dev"]}:
+                rows.setdefault(tuple(SLOT.findall(row)), []).append(row)
+            for line in sections["pretrain"]:
+                if alternatives(line):
+                    regex = re.compile(wellformed.wording(line))
+                    slots = tuple(SLOT.findall(world.chosen(line, lambda options: options[0])))
+                    assert not [row for row in rows.get(slots, []) if regex.fullmatch(row)], line
+
+
+def test_a_choice_is_drawn_anew_and_is_well_formed():
+    rng = random.Random(8)
+    found = [p for k in KINDS for p in world.patterns("zh", k, "pretrain") if "<" in p.text]
+    pattern = rng.choice(found)
+    wordings = {world.fill("<甲|乙>和<丙|>。", None, "zh", "pretrain", rng) for _ in range(60)}
+    assert wordings == {"甲和丙。", "乙和丙。", "甲和。", "乙和。"}
+    kind = next(k for k in KINDS if pattern in world.patterns("zh", k, "pretrain"))
+    assert found.count(pattern) == 1 + len(alternatives(pattern.text))
+    for _ in range(5):
+        entity = world.new_entity("zh", "pretrain", rng, kind)
+        sentence = world.plain(world.state(pattern, entity, rng)[0])
+        assert not set("<>|") & set(sentence) and wellformed.well_formed(sentence, "zh")
 
 
 def test_a_passage_states_its_facts():

@@ -45,14 +45,19 @@ def _slot(language: str, kind: str, slot: str) -> str:
     return _TYPED.get((language, values), _NAME[language])
 
 
+def wording(text: str) -> str:
+    """A regular expression for literal text and the choices in it (see `world`)."""
+    return re.escape(text).translate({ord("<"): "(?:", ord(">"): ")"}).replace(r"\|", "|")
+
+
 @cache
 def _regexes(language: str) -> tuple[re.Pattern[str], ...]:
     found = []
     for kind in KINDS:
-        for pattern in patterns(language, kind, "pretrain"):
+        for pattern in dict.fromkeys(patterns(language, kind, "pretrain")):
             parts = re.split(r"\{([^}]+)\}", pattern.text)
             regex = "".join(
-                _slot(language, kind, part) if i % 2 else re.escape(part)
+                _slot(language, kind, part) if i % 2 else wording(part)
                 for i, part in enumerate(parts)
             )
             found.append(re.compile(regex))

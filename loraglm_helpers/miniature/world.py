@@ -1,15 +1,17 @@
 """Passages of the invented world: sentence patterns filled with names, and the facts they state.
 
 A pattern is a line of patterns/zh_film.txt and its like: `{S}` the subject, `{导演}` an object (a
-fact), `{?person}` a name that makes no fact, `+ ` in front a continuation that needs a subject
-named before it. The slots that were filled are the facts: no second pass could disagree with the
-text. A marked text has OPEN and CLOSE around every name and value; `plain` takes them away.
+fact), `{?person}` a name that makes no fact, `<directed|made>` one of these, drawn anew each time,
+`+ ` in front a continuation that needs a subject named before it. The slots that were filled are
+the facts: no second pass could disagree with the text. A marked text has OPEN and CLOSE around
+every name and value; `plain` takes them away.
 """
 
 from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -20,13 +22,17 @@ from .schema import KINDS, RELATIONS, Relation
 # Whose sentence patterns a split takes, where it has none of its own.
 WORDING = {"probe": "dev", NEW_NAMES: "pretrain"}
 _SLOT = re.compile(r"\{([^}]+)\}")
+_CHOICE = re.compile(r"<([^<>]*)>")
 OPEN, CLOSE = "\ue000", "\ue001"  # private-use characters, which no pattern contains
 _MARKED = re.compile(f"({OPEN}[^{CLOSE}]*{CLOSE})")
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """One sentence pattern; `relations` are its object slots in order of appearance."""
+    """One sentence pattern; `relations` are its object slots in order of appearance.
+
+    All alternatives of a choice have the same slots in the same order.
+    """
 
     text: str
     relations: tuple[str, ...]
@@ -102,19 +108,25 @@ def damaged(marked: str, language: str, share: float, rng: random.Random) -> str
     return "".join(parts)
 
 
+def chosen(pattern: str, choose: Callable[[list[str]], str]) -> str:
+    """The pattern with one alternative of each `<a|b>`, picked by `choose`."""
+    return _CHOICE.sub(lambda match: choose(match.group(1).split("|")), pattern)
+
+
 @cache
 def patterns(language: str, kind: str, split: str) -> tuple[Pattern, ...]:
-    """The patterns of one kind for one split."""
+    """The patterns of one kind for one split, each once more for every choice that it leaves."""
     lines = read_sections(f"{language}_{kind}")[WORDING.get(split, split)]
     found = []
     for line in lines:
         text = line.removeprefix("+ ")
-        slots = _SLOT.findall(text)
+        slots = _SLOT.findall(chosen(text, lambda options: options[0]))
         names = tuple(s for s in slots if s != "S" and not s.startswith("?"))
         unknown = [n for n in names if (language, kind, n) not in RELATIONS]
         if unknown:
             raise ValueError(f"{language}_{kind}.txt: unknown relation {unknown} in {line!r}")
-        found.append(Pattern(text, names, line.startswith("+ ")))
+        pattern = Pattern(text, names, line.startswith("+ "))
+        found += [pattern] * (1 + len(_CHOICE.findall(text)))
     return tuple(found)
 
 
@@ -137,7 +149,7 @@ def fill(pattern: str, entity: Entity | None, language: str, split: str, rng: ra
             value = entity.name if name == "S" else entity.value(name, rng)
         return f"{OPEN}{value}{CLOSE}"
 
-    return _SLOT.sub(slot, pattern)
+    return _SLOT.sub(slot, chosen(pattern, rng.choice))
 
 
 def state(pattern: Pattern, entity: Entity, rng: random.Random) -> tuple[str, list[Fact]]:

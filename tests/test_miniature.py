@@ -194,12 +194,14 @@ def test_a_frame_holds_passage_and_request_in_either_order(language):
 def test_keys_of_objects_are_three_words_from_the_request():
     rng = random.Random(4)
     passage, found = world.passage("zh", "pretrain", rng), set()
-    for _ in range(100):
+    tasks_own = {"predicate", "subject", "object"}
+    for _ in range(400):
         request, answer = shapes.objects_with_keys(passage, rng)
         keys = set(json.loads(request)[0])
         assert len(keys) == 3 and all(set(item) == keys for item in json.loads(answer))
+        assert len(keys & tasks_own) < 2  # their form is LoRA's to teach
         found |= keys
-    assert len(found) > 100
+    assert len(found) > 100 and tasks_own < found
 
 
 def test_layouts_by_literal_ids(tokenizer):

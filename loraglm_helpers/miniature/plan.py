@@ -64,7 +64,7 @@ FOURTH: Mixture = (
     | {"short_questions": 0.05, "questions": 0.16, "headings": 0.10, "topics": 0.01}
     | {"blanks": 0.02, "rest": 0.10, "retelling": 0.02, "induction": 0.01, "copying": 0.01}
 )
-# The fifth: words to choose from in the patterns (`world.chosen`), which no passage has twice alike.
+# The fifth: patterns leave a choice of words (`world.chosen`), so that none is met twice alike.
 FIFTH: Mixture = (
     {"short_lists": 0.14, "mentions": 0.03, "marked": 0.02, "lists": 0.34, "shapes": 0.03}
     | {"short_questions": 0.05, "questions": 0.18, "headings": 0.10, "topics": 0.01}

@@ -21,6 +21,11 @@ _KEY_NAMES = (
     ("主体", "属性", "内容"), ("who", "attr", "data"), ("头", "边", "尾"), ("name", "key", "text"),
 )  # fmt: skip
 
+_DATA_WORDS = """name title kind type label entity relation attribute property head tail source
+target slot role key value field item text content topic answer number person place thing word part
+left right first second from to node edge row column cell record entry fact note info detail term
+concept verb noun subject predicate object cause effect owner member group class""".split()
+
 
 def dumps(value: object) -> str:
     """JSON on one line, Chinese characters as themselves."""
@@ -100,11 +105,17 @@ def nested_lists(passage: Passage, rng: random.Random) -> tuple[str, str]:
 
 
 def _new_keys(rng: random.Random) -> tuple[str, ...]:
-    """Three random words that nothing else connects, of either language."""
-    language = rng.choice(("zh", "en"))
+    """Three words that nothing else connects: random ones of either language, or data's own.
+
+    Of the tasks' three keys no two meet: LoRA has them to teach, and finds each known as a word.
+    """
+    language = rng.choice(("zh", "en", "data", "data"))
     while True:
-        names = tuple(words(language, rng, 2 if language == "zh" else 1) for _ in range(3))
-        if len(set(names)) == 3:
+        if language == "data":
+            names = tuple(rng.sample(_DATA_WORDS, 3))
+        else:
+            names = tuple(words(language, rng, 2 if language == "zh" else 1) for _ in range(3))
+        if len(set(names)) == 3 and len({"predicate", "subject", "object"} & set(names)) < 2:
             return names
 
 

@@ -30,9 +30,22 @@ def test_every_precision_learns_with_float32_adapters(config, precision):
     assert {tensor.dtype for tensor in weights(config.save_dir).values()} == {torch.float32}
 
 
+def test_a_cpu_computes_in_bf16_where_it_multiplies_it(monkeypatch):
+    for has, chosen in (
+        ({"avx512_bf16": True, "amx_bf16": False}, "bf16"),
+        ({"avx512_bf16": False, "amx_bf16": True}, "bf16"),
+        ({"avx512_bf16": False}, "fp32"),
+        ({}, "fp32"),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has, raising=False)
+        assert choose_precision("auto", torch.device("cpu")) == chosen
+        assert choose_precision("fp32", torch.device("cpu")) == "fp32"
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert choose_precision("auto", torch.device("cpu")) == "fp32"
+
+
 def test_precisions_and_devices_are_chosen_or_refused():
     cpu = torch.device("cpu")
-    assert choose_precision("auto", cpu) == "fp32"
     assert choose_device("cpu") == cpu
     assert Precision(cpu, "fp16").scaler.is_enabled()
     assert not Precision(cpu, "bf16").scaler.is_enabled()

@@ -77,7 +77,7 @@ def cli_arguments(folder: Path, name: str) -> list[str]:
     rows_file.write_text("\n".join(lines[:10]) + "\n", encoding="utf-8")
     settings = [f"train_path={rows_file}", f"dev_path={rows_file}", f"save_dir={folder / name}"]
     settings += ["max_steps=3", "epochs=1", "batch_size=4", "device=cpu", "logging_steps=1"]
-    settings += ["max_source_seq_len=60", "max_target_seq_len=20"]
+    settings += ["max_source_seq_len=60", "max_target_seq_len=20", "precision=fp32"]
     return ["train", "--preset", "tiny", "--set", *settings]
 
 

@@ -18,7 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-# Stored outputs come from the CPU, in float32: hide CUDA devices where outputs are compared.
+# Stored outputs come from the CPU: hide CUDA devices where outputs are compared.
 ON_CPU := CUDA_VISIBLE_DEVICES=
 
 help:
@@ -36,7 +36,7 @@ tutorial: $(READY)
 	$(BIN)/python -m loraglm_helpers.notebooks tutorial
 
 lab: $(READY)
-	$(BIN)/jupyter lab $(ARGS) notebooks/01_inspect_the_data.ipynb
+	$(BIN)/jupyter lab --notebook-dir=. $(ARGS) notebooks/01_inspect_the_data.ipynb
 
 test: $(READY)
 	$(ON_CPU) $(BIN)/python -m pytest $(ARGS)

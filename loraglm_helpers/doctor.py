@@ -102,7 +102,8 @@ def _devices(env: Environment) -> Iterator[Check]:
     if env.mps:
         yield Check("mps", "ok", "Apple GPU, float32")
     if not env.gpus and not env.mps:
-        yield Check("device", "ok", "CPU, float32: enough for the miniature, not for 6B models")
+        format_ = "bf16" if env.cpu_bf16 else "float32"
+        yield Check("device", "ok", f"CPU, {format_}: enough for the miniature, not for 6B models")
 
 
 def _sizes(env: Environment) -> Iterator[Check]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from .figure_style import chinese_font
+from .precision import multiplies_bf16
 
 PACKAGE = "loraglm-helpers"
 OPTIONAL = ("bitsandbytes", "torchvision", "torchaudio", "torchao", "gptqmodel", "optimum")
@@ -44,6 +45,7 @@ class Environment:
     archs: tuple[str, ...] = ()  # GPU generations that torch's build has kernels for
     nvidia_driver: bool = False
     mps: bool = False
+    cpu_bf16: bool = False  # whether the CPU multiplies bfloat16
     memory: int = 0
     free_memory: int = 0
     free_disk: int = 0
@@ -68,6 +70,7 @@ def inspect_environment() -> Environment:
         archs=tuple(torch.cuda.get_arch_list()),
         nvidia_driver=shutil.which("nvidia-smi") is not None,
         mps=torch.backends.mps.is_available(),
+        cpu_bf16=multiplies_bf16(),
         memory=memory,
         free_memory=free,
         free_disk=shutil.disk_usage(Path.cwd()).free,

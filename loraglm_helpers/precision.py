@@ -30,7 +30,7 @@ def choose_device(name: str = "auto") -> torch.device:
 def multiplies_bf16() -> bool:
     """Whether this CPU has instructions for bfloat16 products (AVX512-BF16 or AMX).
 
-    They halve the time of a step; without them bfloat16 is emulated, slower than float32.
+    Without them bfloat16 is emulated, and there is nothing to win.
     """
     has = getattr(torch.cpu, "get_capabilities", dict)()  # older torch cannot tell
     return bool(has.get("avx512_bf16") or has.get("amx_bf16"))

@@ -102,6 +102,11 @@ def test_small_machines_are_warned(chatglm):
     assert check(chatglm, small).ok
 
 
+@pytest.mark.parametrize(("has", "seen"), [(False, "CPU, float32"), (True, "CPU, bf16")])
+def test_the_cpu_is_named_with_the_format_it_trains_in(chatglm, has, seen):
+    assert line(check(chatglm, replace(GOOD, cpu_bf16=has)), "device").startswith(seen)
+
+
 @pytest.mark.parametrize(
     ("name", "seen", "level", "changes"),
     [

@@ -111,16 +111,20 @@ def test_alternatives_differ_in_words_and_not_in_slots():
 
 def test_no_choice_of_words_is_a_pattern_of_the_rows():
     for language in ("zh", "en"):
-        for kind in KINDS:
-            sections = read_sections(f"{language}_{kind}")
-            rows: dict[tuple[str, ...], list[str]] = {}
-            for row in {*sections["train"], *sections["dev"]}:
-                rows.setdefault(tuple(SLOT.findall(row)), []).append(row)
-            for line in sections["pretrain"]:
-                if alternatives(line):
-                    regex = re.compile(wellformed.wording(line))
-                    slots = tuple(SLOT.findall(world.chosen(line, lambda options: options[0])))
-                    assert not [row for row in rows.get(slots, []) if regex.fullmatch(row)], line
+        for kind in [*KINDS, "noise", "topics"]:
+            rows: dict[tuple[str, ...], list[str]] = {}  # by their slots
+            choices = []
+            for section, lines in read_sections(f"{language}_{kind}").items():
+                for line in lines:
+                    if alternatives(line):
+                        choices.append(line)
+                    elif not section.startswith("pretrain"):
+                        rows.setdefault(tuple(SLOT.findall(line)), []).append(line)
+            assert choices and rows
+            for line in choices:
+                regex = re.compile(wellformed.wording(line))
+                slots = tuple(SLOT.findall(world.chosen(line, lambda options: options[0])))
+                assert not [row for row in rows.get(slots, []) if regex.fullmatch(row)], line
 
 
 def test_a_choice_is_drawn_anew_and_is_well_formed():

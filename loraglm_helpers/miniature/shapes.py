@@ -21,6 +21,7 @@ _KEY_NAMES = (
     ("主体", "属性", "内容"), ("who", "attr", "data"), ("头", "边", "尾"), ("name", "key", "text"),
 )  # fmt: skip
 
+_TASKS_KEYS = {"predicate", "subject", "object"}
 _DATA_WORDS = """name title kind type label entity relation attribute property head tail source
 target slot role key value field item text content topic answer number person place thing word part
 left right first second from to node edge row column cell record entry fact note info detail term
@@ -109,13 +110,13 @@ def _new_keys(rng: random.Random) -> tuple[str, ...]:
 
     Of the tasks' three keys no two meet: LoRA has them to teach, and finds each known as a word.
     """
-    language = rng.choice(("zh", "en", "data", "data"))
+    source = rng.choice(("zh", "en", "data", "data"))
     while True:
-        if language == "data":
+        if source == "data":
             names = tuple(rng.sample(_DATA_WORDS, 3))
         else:
-            names = tuple(words(language, rng, 2 if language == "zh" else 1) for _ in range(3))
-        if len(set(names)) == 3 and len({"predicate", "subject", "object"} & set(names)) < 2:
+            names = tuple(words(source, rng, 2 if source == "zh" else 1) for _ in range(3))
+        if len(set(names)) == 3 and len(_TASKS_KEYS & set(names)) < 2:
             return names
 
 

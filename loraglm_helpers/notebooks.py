@@ -25,6 +25,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 from tqdm.auto import tqdm
 
+from loraglm_helpers.figure_style import FIGURES
 from loraglm_helpers.tutorial_report import report
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -136,8 +137,9 @@ def run_series(folder: Path, build: Path) -> None:
     """Execute notebooks 01-05 of `folder` in order, each on the previous one's results.
 
     The executed copies lie in `build`, one level below the root as the originals are, so that
-    their links and pictures work.
+    their links work; the pictures that they save lie there too, since figures/ holds stored ones.
     """
+    os.environ.setdefault(FIGURES, str(build / "figures"))  # the kernels inherit it
     for path in sorted(folder.glob(SERIES)):
         write(execute(path, folder), build / path.name)
 

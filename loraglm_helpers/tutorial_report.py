@@ -24,6 +24,7 @@ def report(build: Path, seconds: float) -> str:
         "  make lab                                 the series in JupyterLab, from notebook 01",
         "  notebooks/05_merge_and_generate.ipynb    the playground: talk to the model",
         f"  {build.name}/*.ipynb                            the copies that were just executed",
+        f"  {build.name}/figures/                           their pictures",
     ]
     return "\n".join(lines)
 
@@ -33,18 +34,22 @@ def _read(path: Path) -> dict | None:
 
 
 def _trained(path: Path) -> Iterator[str]:
-    """Steps, seconds and the dev loss, first and best."""
+    """Steps, seconds and the dev loss, as first taken and at its best."""
     records = (_read(path) or {}).get("records")
     if not records:
         yield f"No training record: {path} is missing or empty. Did notebook 04 run?"
         return
-    losses = [record["dev_loss"] for record in records if record.get("dev_loss") is not None]
+    taken = [record for record in records if record.get("dev_loss") is not None]
     yield (
         f"A LoRA adapter was trained for {records[-1]['step']} steps "
         f"in {records[-1]['seconds']:.0f} s: {path.parents[1].name}/{path.parent.name}/best"
     )
-    if losses:
-        yield f"Its loss on the dev rows fell from {losses[0]:.2f} to {min(losses):.2f}."
+    if taken:
+        first, best = taken[0], min(record["dev_loss"] for record in taken)
+        yield (
+            f"Its loss on the dev rows: {first['dev_loss']:.3f} after {first['step']} steps, "
+            f"{best:.3f} at its best."
+        )
 
 
 def _scores(path: Path) -> Iterator[str]:

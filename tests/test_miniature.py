@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from loraglm_helpers.miniature import names, shapes, tasks, wellformed, world
+from loraglm_helpers.miniature import names, shapes, tasks, wellformed, wording, world
 from loraglm_helpers.miniature.forms import COMMAS, framed
 from loraglm_helpers.miniature.objectives import Blank, Objectives
 from loraglm_helpers.miniature.plan import (
@@ -22,7 +22,7 @@ from loraglm_helpers.miniature.plan import (
     rate_factor,
     stage_at,
 )
-from loraglm_helpers.miniature.pools import read_sections
+from loraglm_helpers.miniature.pools import pool, read_sections
 from loraglm_helpers.miniature.pretraining import pretrain
 from loraglm_helpers.miniature.schema import KINDS, RELATIONS
 from loraglm_helpers.miniature.vocabulary import train_tokenizer
@@ -97,7 +97,7 @@ def alternatives(line: str) -> list[list[str]]:
 
 def test_alternatives_differ_in_words_and_not_in_slots():
     for language in ("zh", "en"):
-        for kind in [*KINDS, "noise", "topics"]:
+        for kind in [*KINDS, "noise", "topics", "reports"]:
             for section, lines in read_sections(f"{language}_{kind}").items():
                 for line in lines:
                     rest = re.sub(r"<[^<>]*>", "", line)
@@ -107,6 +107,22 @@ def test_alternatives_differ_in_words_and_not_in_slots():
                         assert len({tuple(SLOT.findall(option)) for option in options}) == 1, line
                     # the rows are written once and for all: their patterns leave no choice
                     assert "pretrain" in section or rest == line
+
+
+def test_the_end_of_a_persons_name_is_clear_in_the_rows():
+    """Given names have one or two characters: none of theirs may follow where a name ends."""
+    given = set("".join(pool("zh", "given")))
+    for kind, (subject, _, _) in KINDS.items():
+        sections = read_sections(f"zh_{kind}")
+        for line in sections["train"] + sections["dev"]:
+            for slot, following in re.findall(r"\{([^}]+)\}(.)", line):
+                if slot == "S":
+                    holds = subject
+                else:
+                    holds = slot.removeprefix("?")
+                    if holds == slot:
+                        holds = RELATIONS["zh", kind, slot].objects
+                assert holds != "person" or following not in given, line
 
 
 def test_no_choice_of_words_is_a_pattern_of_the_rows():
@@ -123,7 +139,7 @@ def test_no_choice_of_words_is_a_pattern_of_the_rows():
             assert choices and rows
             for line in choices:
                 regex = re.compile(wellformed.wording(line))
-                slots = tuple(SLOT.findall(world.chosen(line, lambda options: options[0])))
+                slots = tuple(SLOT.findall(wording.chosen(line, lambda options: options[0])))
                 assert not [row for row in rows.get(slots, []) if regex.fullmatch(row)], line
 
 
@@ -137,7 +153,7 @@ def test_a_choice_is_drawn_anew_and_is_well_formed():
     assert found.count(pattern) == 1 + len(alternatives(pattern.text))
     for _ in range(5):
         entity = world.new_entity("zh", "pretrain", rng, kind)
-        sentence = world.plain(world.state(pattern, entity, rng)[0])
+        sentence = wording.plain(world.state(pattern, entity, rng)[0])
         assert not set("<>|") & set(sentence) and wellformed.well_formed(sentence, "zh")
 
 
@@ -242,7 +258,7 @@ def test_blanks_can_be_filled_back(tokenizer):
             masked = token in (objectives.mask, objectives.smask)
             filled += spans.pop(0) if masked else [token]
         assert not spans
-        assert filled == [i for sentence in told for i in objectives.ids(world.plain(sentence))]
+        assert filled == [i for sentence in told for i in objectives.ids(wording.plain(sentence))]
 
 
 @pytest.mark.parametrize("shape", [shape for shape, _ in shapes.SHAPES])
@@ -277,18 +293,57 @@ def test_stages_follow_one_another():
 
 
 def test_damage_spares_names_and_values():
-    rng, name = random.Random(12), f"{world.OPEN}.*?{world.CLOSE}"
+    rng, name = random.Random(12), f"{wording.OPEN}.*?{wording.CLOSE}"
     for language in ("zh", "en"):
         passage = world.passage(language, "train", rng)
-        assert world.damaged(passage.marked, language, 0.0, rng) == passage.marked
-        broken = world.damaged(passage.marked, language, 0.9, rng)
+        assert wording.damaged(passage.marked, language, 0.0, rng) == passage.marked
+        broken = wording.damaged(passage.marked, language, 0.9, rng)
         assert re.findall(name, broken) == re.findall(name, passage.marked) != []
-        assert world.plain(broken) != passage.text
+        assert wording.plain(broken) != passage.text
+
+
+def test_reported_speech_keeps_the_sentence_whole():
+    fill = {"zh": "林知遥", "en": "Ann Lee"}
+    zh, en = "\ue000星河\ue001上映了。", "The film was shown in \ue0001987\ue001."
+
+    def told(frame, marked, language):
+        return wording.plain(
+            wording.reported(frame, marked, lambda text: text.replace("{?person}", fill[language]))
+        )
+
+    assert told("{?person}说：“{sentence}”", zh, "zh") == "林知遥说：“星河上映了。”"
+    assert told("{clause}，{?person}说。", zh, "zh") == "星河上映了，林知遥说。"
+    assert told("{?person} says that {clause}.", en, "en") == (
+        "Ann Lee says that the film was shown in 1987."
+    )
+    assert told("{clause}, {?person} says.", en, "en") == (
+        "The film was shown in 1987, Ann Lee says."
+    )
+    assert told("I heard that {clause}.", "I like \ue000Tea\ue001.", "en") == (
+        "I heard that I like Tea."
+    )
+    assert wording.reportable(zh) and wording.reportable(en)
+    for whole in ("“好。”他说。", "谁？是他。", "He came. She went.", '"Yes," he said.'):
+        assert not wording.reportable(whole)
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_a_harder_passage_states_its_facts(language):
+    """Twins are of one kind with two names, and what is reported still holds every value."""
+    rng, twins, longer = random.Random(6), 0, 0
+    for _ in range(100):
+        passage = world.passage(language, "pretrain", rng, subjects=2, twins=1.0, reports=1.0)
+        assert all(fact.object in passage.text for fact in passage.facts)
+        assert len({fact.relation.kind for fact in passage.facts}) == 1
+        twins += len({fact.subject for fact in passage.facts}) == 2
+        plain = world.passage(language, "pretrain", rng, subjects=2)
+        longer += len(passage.text) > len(plain.text)
+    assert twins > 90 and longer > 55
 
 
 def test_names_of_a_told_text_are_unforeseen(tokenizer):
     objectives = Objectives(tokenizer)
-    ids, names_at = objectives.told(f"导演{world.OPEN}林知遥{world.CLOSE}说：“好。”")
+    ids, names_at = objectives.told(f"导演{wording.OPEN}林知遥{wording.CLOSE}说：“好。”")
     assert tokenizer.decode([ids[i] for i in sorted(names_at)]) == "林知遥"
     example = objectives.assemble(Blank([300], [400, 401, 402], unforeseen=frozenset([1])), "glm")
     assert example.labels == [-100, -100, -100, 400, -100, 402, 2]

@@ -95,15 +95,18 @@ def test_a_failing_cell_is_named_and_the_file_stays_as_it_was(tmp_path, capsys):
     assert path.read_bytes() == before
 
 
-def test_the_series_runs_in_order_on_each_other_s_results(tmp_path):
+def test_the_series_runs_in_order_on_each_other_s_results(tmp_path, monkeypatch):
+    monkeypatch.delenv("LORAGLM_FIGURES", raising=False)
     lessons, build = tmp_path / "notebooks", tmp_path / "build"
-    save(lessons / "02_second.ipynb", "print(open('../result.txt').read())")
+    pictures = "import os; print(os.environ['LORAGLM_FIGURES'])"
+    save(lessons / "02_second.ipynb", "print(open('../result.txt').read())", pictures)
     save(lessons / "01_first.ipynb", "open('../result.txt', 'w').write('from 01')")
     save(lessons / "A_appendix.ipynb", "1 / 0")
     notebooks.run_series(lessons, build)
     assert sorted(path.name for path in build.iterdir()) == ["01_first.ipynb", "02_second.ipynb"]
     copy = nbformat.read(build / "02_second.ipynb", as_version=4)
     assert copy.cells[1].outputs[0].text == "from 01\n"
+    assert copy.cells[2].outputs[0].text == f"{build / 'figures'}\n"  # figures/ keeps stored ones
     assert not nbformat.read(lessons / "02_second.ipynb", as_version=4).cells[1].outputs
 
 
@@ -141,7 +144,7 @@ def test_the_report_says_what_was_trained_and_its_scores(results):
     words = report(results, seconds=90).splitlines()
     assert "The series ran in 1.5 minutes." in words
     assert any("trained for 30 steps in 12 s: build/finetune/best" in line for line in words)
-    assert "Its loss on the dev rows fell from 2.50 to 0.25." in words
+    assert "Its loss on the dev rows: 2.500 after 10 steps, 0.250 at its best." in words
     assert "  all tasks                          0%      88%" in words
     assert "  triples                            0%      90%" in words
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from . import world
+from . import wording, world
 from .examples import Blank, Drawing
 
 
@@ -16,7 +16,7 @@ class Infilling(Drawing):
         language = self.language(rng)
         entity = world.new_entity(language, self.split, rng)
         told, facts = world.sentences_about(entity, rng.randint(3, 9), rng, repeat=True)
-        ids = [self.ids(world.plain(sentence)) for sentence in told]
+        ids = [self.ids(wording.plain(sentence)) for sentence in told]
         if rng.random() < 0.15:
             gone = rng.randrange(len(ids))
             before, after = sum(ids[:gone], []), sum(ids[gone + 1 :], [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from . import world
+from . import wording, world
 from .examples import Blank, Drawing
 from .forms import HEADINGS
 from .pools import read_sections
@@ -55,4 +55,4 @@ class Newspaper(Drawing):
         if rng.random() < 0.25:
             texts.insert(rng.randint(0, len(texts)), world.noise(language, self.split, rng))
         text = (" " if language == "en" else "").join(texts)
-        return world.plain(self._damaged(text, language, rng))
+        return wording.plain(self._damaged(text, language, rng))

@@ -18,7 +18,7 @@ import random
 from typing import Any
 
 from ..generation import generate
-from . import world
+from . import wording, world
 from .names import NEW_NAMES
 from .objectives import Objectives
 from .shapes import objects_with_keys
@@ -88,7 +88,7 @@ def continuation_accuracy(model: Any, tokenizer: Any, count: int = 200, seed: in
         entity = world.new_entity(language, "probe", rng)
         choices = world.patterns(language, entity.kind, "pretrain")
         pattern = rng.choice([p for p in choices if not p.continues])
-        ids = objectives.ids(world.plain(world.state(pattern, entity, rng)[0]))
+        ids = objectives.ids(wording.plain(world.state(pattern, entity, rng)[0]))
         ids = ids[: rng.randint(len(ids) // 3, len(ids) * 2 // 3)]
         prompts.append([*ids, objectives.gmask, objectives.sop])
         starts.append((tokenizer.decode(ids), language))

@@ -6,7 +6,7 @@ import random
 import re
 from typing import Any
 
-from . import shapes, world
+from . import shapes, wording, world
 from .examples import Blank, Drawing
 from .forms import ASK, COMMAS, framed
 
@@ -55,7 +55,7 @@ class Reading(Drawing):
     def mentions(self, rng: random.Random) -> Blank:
         """All names and values of a passage once, in the order of the text, fact or no fact."""
         passage = self.passage(rng, most_facts=rng.choice((1, 2, 3, 4)))
-        names = dict.fromkeys(re.findall(f"{world.OPEN}(.*?){world.CLOSE}", passage.marked))
+        names = dict.fromkeys(re.findall(f"{wording.OPEN}(.*?){wording.CLOSE}", passage.marked))
         comma = rng.choice(COMMAS)
         return self._asked(passage, [(f"「」{comma}", comma.join(names))], rng)
 
@@ -66,11 +66,8 @@ class Reading(Drawing):
 
     def short_lists(self, rng: random.Random) -> Blank:
         """`lists` on a sentence or two about one thing, mostly without scenery."""
-        language = self.language(rng)
         most = rng.choice((1, 2, 2, 3, 3))
-        passage = world.passage(
-            language, self.split, rng, most_facts=most, subjects=1, noise_rate=0.1
-        )
+        passage = self.passage(rng, most_facts=most, subjects=1, noise_rate=0.1)
         return self._listed(passage, rng.randint(1, 3), rng)
 
     def _listed(self, passage: world.Passage, times: int, rng: random.Random) -> Blank:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..sequences import format_context
-from . import world
+from . import wording, world
 from .pools import read_sections
 
 ENGLISH_SHARE = 0.2
@@ -48,7 +48,7 @@ def triples_row(language: str, split: str, rng: random.Random) -> Row:
     if rng.random() < 1 / 14:
         gap = " " if language == "en" else ""
         lines = dict.fromkeys(world.noise(language, split, rng) for _ in range(rng.randint(1, 3)))
-        text, target = world.plain(gap.join(lines)), triples(None)
+        text, target = wording.plain(gap.join(lines)), triples(None)
     else:
         passage = world.passage(language, split, rng, most_facts=rng.choice(MOST_FACTS))
         text, target = passage.text, triples(passage)
@@ -75,7 +75,7 @@ def classification_row(language: str, split: str, rng: random.Random) -> Row:
     told = [world.fill(line, None, language, split, rng) for line in lines]
     if rng.random() < 0.4:
         told.insert(rng.randint(0, len(told)), world.noise(language, split, rng))
-    text = world.plain((" " if language == "en" else "").join(told))
+    text = wording.plain((" " if language == "en" else "").join(told))
     comma, stop = ("、", "。") if language == "zh" else (", ", ".")
     row = _row("classification", language, text, json.dumps([label], ensure_ascii=False))
     instruction = INSTRUCTIONS["classification", language]

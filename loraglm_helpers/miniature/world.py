@@ -3,28 +3,24 @@
 A pattern is a line of patterns/zh_film.txt and its like: `{S}` the subject, `{导演}` an object (a
 fact), `{?person}` a name that makes no fact, `<directed|made>` one of these, drawn anew each time,
 `+ ` in front a continuation that needs a subject named before it. The slots that were filled are
-the facts: no second pass could disagree with the text. A marked text has OPEN and CLOSE around
-every name and value; `plain` takes them away.
+the facts: no second pass could disagree with the text. Texts are marked, see `wording`.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 
 from .names import NEW_NAMES, draw
-from .pools import common_characters, english_words, read_sections
+from .pools import read_sections
 from .schema import KINDS, RELATIONS, Relation
+from .wording import CLOSE, OPEN, choices, chosen, plain, reportable, reported
 
 # Whose sentence patterns a split takes, where it has none of its own.
 WORDING = {"probe": "dev", NEW_NAMES: "pretrain"}
 _SLOT = re.compile(r"\{([^}]+)\}")
-_CHOICE = re.compile(r"<([^<>]*)>")
-OPEN, CLOSE = "\ue000", "\ue001"  # private-use characters, which no pattern contains
-_MARKED = re.compile(f"({OPEN}[^{CLOSE}]*{CLOSE})")
 
 
 @dataclass(frozen=True)
@@ -83,36 +79,6 @@ class Passage:
         return plain(self.marked)
 
 
-def plain(marked: str) -> str:
-    """The text without its marks."""
-    return marked.replace(OPEN, "").replace(CLOSE, "")
-
-
-def damaged(marked: str, language: str, share: float, rng: random.Random) -> str:
-    """The text with about `share` of its wording lost or replaced; names and values stay whole.
-
-    Characters in Chinese, words in English. Who reads such texts cannot lean on one turn of phrase.
-    """
-    if language == "zh":
-        units, others = re.compile(r"\w"), common_characters()
-    else:
-        units, others = re.compile(r"\w+"), english_words()
-
-    def unit(match: re.Match[str]) -> str:
-        if rng.random() >= share:
-            return match.group()
-        return "" if rng.random() < 0.5 else rng.choice(others)
-
-    parts = _MARKED.split(marked)
-    parts[::2] = [re.sub(" +", " ", units.sub(unit, part)) for part in parts[::2]]
-    return "".join(parts)
-
-
-def chosen(pattern: str, choose: Callable[[list[str]], str]) -> str:
-    """The pattern with one alternative of each `<a|b>`, picked by `choose`."""
-    return _CHOICE.sub(lambda match: choose(match.group(1).split("|")), pattern)
-
-
 @cache
 def patterns(language: str, kind: str, split: str) -> tuple[Pattern, ...]:
     """The patterns of one kind for one split, each once more for every choice that it leaves."""
@@ -126,7 +92,7 @@ def patterns(language: str, kind: str, split: str) -> tuple[Pattern, ...]:
         if unknown:
             raise ValueError(f"{language}_{kind}.txt: unknown relation {unknown} in {line!r}")
         pattern = Pattern(text, names, line.startswith("+ "))
-        found += [pattern] * (1 + len(_CHOICE.findall(text)))
+        found += [pattern] * (1 + choices(text))
     return tuple(found)
 
 
@@ -134,6 +100,15 @@ def new_entity(language: str, split: str, rng: random.Random, kind: str | None =
     """A fresh subject of `kind` (any kind when None) with a name that belongs to `split`."""
     kind = kind or rng.choice(list(KINDS))
     return Entity(kind, language, split, draw(KINDS[kind][0], language, split, rng))
+
+
+def twin(entity: Entity, rng: random.Random) -> Entity:
+    """Another subject of the same kind; its name begins alike where a few draws find such a one."""
+    for _ in range(6):
+        other = new_entity(entity.language, entity.split, rng, entity.kind)
+        if other.name != entity.name and other.name[:2] == entity.name[:2]:
+            break
+    return other
 
 
 def fill(pattern: str, entity: Entity | None, language: str, split: str, rng: random.Random) -> str:
@@ -168,19 +143,30 @@ def noise(language: str, split: str, rng: random.Random) -> str:
     return fill(line, None, language, split, rng)
 
 
+def report(marked: str, language: str, split: str, rng: random.Random) -> str:
+    """The sentence in reported speech; as it is where it cannot be quoted whole."""
+    if not reportable(marked):
+        return marked
+    frame = rng.choice(read_sections(f"{language}_reports")[WORDING.get(split, split)])
+    return reported(
+        chosen(frame, rng.choice), marked, lambda part: fill(part, None, language, split, rng)
+    )
+
+
 def sentences_about(
-    entity: Entity, most_facts: int, rng: random.Random, repeat: bool = False
+    entity: Entity, most_facts: int, rng: random.Random, repeat: bool = False, reports: float = 0.0
 ) -> tuple[list[str], list[Fact]]:
     """Up to `most_facts` facts of one subject in as many marked sentences as that takes.
 
     Without `repeat` no relation is stated twice; with it the same facts may come back in other
-    words, which is what blank infilling learns from.
+    words, which is what blank infilling learns from. `reports` is the share of reported speech
+    among the sentences that name their subject.
     """
-    choices = list(patterns(entity.language, entity.kind, entity.split))
-    rng.shuffle(choices)
+    order = list(patterns(entity.language, entity.kind, entity.split))
+    rng.shuffle(order)
     sentences: list[str] = []
     facts: list[Fact] = []
-    for pattern in choices:
+    for pattern in order:
         if pattern.continues and not sentences:
             continue
         stated = {fact.predicate for fact in facts}
@@ -189,6 +175,8 @@ def sentences_about(
         if len(facts) + len(pattern.relations) > most_facts:
             continue
         sentence, new = state(pattern, entity, rng)
+        if reports and not pattern.continues and rng.random() < reports:
+            sentence = report(sentence, entity.language, entity.split, rng)
         sentences.append(sentence)
         facts += new
         if len(facts) >= most_facts or rng.random() < 0.15:
@@ -204,18 +192,27 @@ def passage(
     most_chars: int = 200,
     subjects: int | None = None,
     noise_rate: float = 0.35,
+    twins: float = 0.0,
+    reports: float = 0.0,
 ) -> Passage:
-    """A passage of 1–3 subjects with 1–`most_facts` facts, noise between the sentences at times."""
+    """A passage of 1–3 subjects with 1–`most_facts` facts, noise between the sentences at times.
+
+    `twins` is the share of further subjects that are of the first one's kind and named alike,
+    `reports` that of sentences in reported speech.
+    """
     gap = " " if language == "en" else ""
     limit = most_chars * (2 if language == "en" else 1)  # an English letter carries less
     while True:
         count = subjects or rng.choices((1, 2, 3), (6, 3, 1))[0]
-        sentences, facts = [], []
+        sentences, facts, entities = [], [], []
         wanted = rng.randint(count, max(count, most_facts))
         for index in range(count):
             entity = new_entity(language, split, rng)
+            if entities and twins and rng.random() < twins:
+                entity = twin(entities[0], rng)
+            entities.append(entity)
             share = (wanted - len(facts)) // (count - index)
-            told, new = sentences_about(entity, max(1, share), rng)
+            told, new = sentences_about(entity, max(1, share), rng, reports=reports)
             if rng.random() < noise_rate:
                 # never inside a run of continuations, whose "it" must stay clear
                 told = (

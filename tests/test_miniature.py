@@ -261,6 +261,16 @@ def test_blanks_can_be_filled_back(tokenizer):
         assert filled == [i for sentence in told for i in objectives.ids(wording.plain(sentence))]
 
 
+def test_a_repeated_fact_decides_its_blank(tokenizer):
+    """The blank's text stands elsewhere in part A, and is the only thing that was cut out."""
+    objectives, rng = Objectives(tokenizer), random.Random(8)
+    for _ in range(60):
+        blank = objectives.repeats(rng)
+        assert blank.part_a.count(objectives.mask) == 1
+        answer = tokenizer.decode(blank.part_b).strip()
+        assert answer and answer in tokenizer.decode(blank.part_a)
+
+
 @pytest.mark.parametrize("shape", [shape for shape, _ in shapes.SHAPES])
 def test_shapes_answer_from_the_passage(shape):
     rng = random.Random(9)

@@ -31,6 +31,23 @@ class Infilling(Drawing):
             at = end
         return Blank(part_a + text[at:], part_b, masked=True)
 
+    def repeats(self, rng: random.Random) -> Blank:
+        """A fact told twice in other words; one of its two objects is blank."""
+        language = self.language(rng)
+        entity = world.new_entity(language, self.split, rng)
+        patterns = world.patterns(language, entity.kind, self.split)
+        first = rng.choice([p for p in patterns if not p.continues])
+        relation = rng.choice(first.relations)
+        second = rng.choice([p for p in patterns if relation in p.relations and p != first])
+        told = [world.state(pattern, entity, rng)[0] for pattern in (first, second)]
+        value = f"{wording.OPEN}{entity.values[relation]}{wording.CLOSE}"
+        parts = (" " if language == "en" else "").join(told).split(value)
+        at = rng.randrange(1, len(parts))
+        before, after = (wording.plain(value.join(part)) for part in (parts[:at], parts[at:]))
+        ids, inside = self.told(before + value + after)
+        start, end = min(inside), max(inside) + 1
+        return Blank([*ids[:start], self.mask, *ids[end:]], ids[start:end], masked=True)
+
     def _spans(
         self, text: list[int], names: list[str], rng: random.Random
     ) -> list[tuple[int, int]]:

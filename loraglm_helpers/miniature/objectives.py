@@ -8,6 +8,7 @@ Every example has a part A (seen) and a part B (the only tokens with a loss):
     questions      passage + question                   -> answer
     retelling      nothing                              -> a passage, then its facts
     blanks         passage with [MASK] or [sMASK]       -> the blanks' text, `sop` between them
+    repeats        a fact told twice, [MASK] once       -> its object
     rest           the beginning of a text, [gMASK]     -> its end
     shapes         passage + a shape                    -> the facts in that shape
     lists          passage + the shape of a list        -> all facts in the text's order

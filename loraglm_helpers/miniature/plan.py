@@ -70,11 +70,13 @@ FIFTH: Mixture = (
     | {"short_questions": 0.05, "questions": 0.18, "headings": 0.10, "topics": 0.01}
     | {"blanks": 0.02, "rest": 0.04, "retelling": 0.02, "induction": 0.01, "copying": 0.01}
 )
-# The sixth: more blanks and ends of texts, which had been forgotten beside all the lists.
+# The sixth: blanks and ends of texts had been forgotten beside all the lists. Its passages are
+# harder (`examples.HARDER`).
 SIXTH: Mixture = (
-    {"short_lists": 0.10, "mentions": 0.02, "marked": 0.01, "lists": 0.27, "shapes": 0.03}
-    | {"short_questions": 0.05, "questions": 0.21, "headings": 0.08, "topics": 0.01}
-    | {"blanks": 0.08, "rest": 0.10, "retelling": 0.02, "induction": 0.01, "copying": 0.01}
+    {"short_lists": 0.09, "mentions": 0.02, "marked": 0.01, "lists": 0.27, "shapes": 0.03}
+    | {"short_questions": 0.05, "questions": 0.20, "headings": 0.07, "topics": 0.01}
+    | {"repeats": 0.07, "blanks": 0.08, "rest": 0.06, "retelling": 0.02}
+    | {"induction": 0.01, "copying": 0.01}
 )
 STAGES: tuple[Stage, ...] = (
     # The rest of a text is left out at first: what nobody can foresee in it drowns the signal.

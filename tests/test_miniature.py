@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from loraglm_helpers.miniature import names, shapes, tasks, wellformed, wording, world
+from loraglm_helpers.miniature import names, probes, shapes, tasks, wellformed, wording, world
 from loraglm_helpers.miniature.forms import COMMAS, framed
 from loraglm_helpers.miniature.objectives import Blank, Objectives
 from loraglm_helpers.miniature.plan import (
@@ -269,6 +269,14 @@ def test_a_repeated_fact_decides_its_blank(tokenizer):
         assert blank.part_a.count(objectives.mask) == 1
         answer = tokenizer.decode(blank.part_b).strip()
         assert answer and answer in tokenizer.decode(blank.part_a)
+
+
+def test_filled_blanks_are_counted_where_they_are_exact(tokenizer, monkeypatch):
+    objectives, rng = Objectives(tokenizer, "probe"), random.Random(4)
+    filled = [tokenizer.decode(objectives.repeats(rng).part_b) for _ in range(20)]
+    filled[:5] = [answer + "。" for answer in filled[:5]]
+    monkeypatch.setattr(probes, "generate", lambda *given, **settings: filled)
+    assert probes.blank_accuracy(None, tokenizer, count=20) == 0.75
 
 
 @pytest.mark.parametrize("shape", [shape for shape, _ in shapes.SHAPES])

@@ -5,9 +5,9 @@
 The last line is one JSON object: `copying` (passage questions answered exactly, on unseen names in
 unseen sentence patterns), `copying_known_patterns` (unseen names in pre-training's patterns),
 `lists_known_patterns` and `lists` (all facts of a passage listed exactly, by their number;
-`lists_asked_above` with the request above the passage),
-`well_formed` (continued sentences that match a pattern of the world), `tasks` (exact match on the
-dev rows of the three tasks, with `--data`).
+`lists_asked_above` with the request above the passage), `blanks` (filled exactly, where the text
+says it twice), `well_formed` (continued sentences that match a pattern of the world), `tasks`
+(exact match on the dev rows of the three tasks, with `--data`).
 """
 
 from __future__ import annotations
@@ -75,6 +75,16 @@ def list_accuracy(
     return sum(a == t for a, t in zip(answers, targets, strict=True)) / count
 
 
+def blank_accuracy(model: Any, tokenizer: Any, count: int = 200, seed: int = 4) -> float:
+    """Share of `count` blanks filled exactly: a fact is told twice, one of its objects is blank."""
+    objectives, rng = Objectives(tokenizer, "probe"), random.Random(seed)
+    blanks = [objectives.repeats(rng) for _ in range(count)]
+    prompts = [[*blank.part_a, objectives.sop] for blank in blanks]
+    targets = [tokenizer.decode(blank.part_b) for blank in blanks]
+    answers = generate(model, tokenizer, prompts, max_new_tokens=32)
+    return sum(a == t for a, t in zip(answers, targets, strict=True)) / count
+
+
 def continuation_accuracy(model: Any, tokenizer: Any, count: int = 200, seed: int = 2) -> float:
     """Share of `count` sentences, cut in their middle, that greedy continuation makes whole.
 
@@ -129,6 +139,7 @@ def main() -> None:
         "lists_known_patterns": lists(split=NEW_NAMES),
         "lists": lists(),
         "lists_asked_above": lists(above=True),
+        "blanks": blank_accuracy(model, tokenizer, arguments.count),
         "well_formed": continuation_accuracy(model, tokenizer, arguments.count),
     }
     if arguments.data:

@@ -215,11 +215,9 @@ def passage(
             told, new = sentences_about(entity, max(1, share), rng, reports=reports)
             if rng.random() < noise_rate:
                 # never inside a run of continuations, whose "it" must stay clear
-                told = (
-                    [noise(language, split, rng), *told]
-                    if rng.random() < 0.5
-                    else [*told, noise(language, split, rng)]
-                )
+                first = rng.random() < 0.5
+                scenery = [noise(language, split, rng)]
+                told = scenery + told if first else told + scenery
             sentences += told
             facts += new
         text = gap.join(sentences)

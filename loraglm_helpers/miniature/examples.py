@@ -9,8 +9,9 @@ from typing import Any
 from ..sequences import IGNORED, Example
 from . import wording, world
 
-# Half of the further subjects are easily taken for the first, a fifth of the sentences is reported.
-HARDER = {"twins": 0.5, "reports": 0.2}
+# Half of the further subjects can be taken for the first; of the sentences that can be quoted, a
+# fifth is reported.
+HARDER = {"same_kind": 0.5, "reports": 0.2}
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(105.0, 4096, FOURTH, rates=(0.5, 0.0)),
     Stage(105.6, 4096, FIFTH, rates=(0.05, 0.5)),
     Stage(142.0, 4096, FIFTH, rates=(0.5, 0.0)),
-    Stage(142.6, 4096, SIXTH, rates=(0.05, 0.5)),
+    Stage(142.6, 4096, SIXTH, rates=(0.05, 0.45)),
     Stage(PLANNED, 4096, SIXTH, rates=(0.45, 0.0)),
 )
 

@@ -45,7 +45,7 @@ def _slot(language: str, kind: str, slot: str) -> str:
     return _TYPED.get((language, values), _NAME[language])
 
 
-def wording(text: str) -> str:
+def as_regex(text: str) -> str:
     """A regular expression for literal text and the choices in it (see `world`)."""
     return re.escape(text).translate({ord("<"): "(?:", ord(">"): ")"}).replace(r"\|", "|")
 
@@ -57,7 +57,7 @@ def _regexes(language: str) -> tuple[re.Pattern[str], ...]:
         for pattern in dict.fromkeys(patterns(language, kind, "pretrain")):
             parts = re.split(r"\{([^}]+)\}", pattern.text)
             regex = "".join(
-                _slot(language, kind, part) if i % 2 else wording(part)
+                _slot(language, kind, part) if i % 2 else as_regex(part)
                 for i, part in enumerate(parts)
             )
             found.append(re.compile(regex))

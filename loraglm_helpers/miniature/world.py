@@ -102,15 +102,6 @@ def new_entity(language: str, split: str, rng: random.Random, kind: str | None =
     return Entity(kind, language, split, draw(KINDS[kind][0], language, split, rng))
 
 
-def twin(entity: Entity, rng: random.Random) -> Entity:
-    """Another subject of the same kind; its name begins alike where a few draws find such a one."""
-    for _ in range(6):
-        other = new_entity(entity.language, entity.split, rng, entity.kind)
-        if other.name != entity.name and other.name[:2] == entity.name[:2]:
-            break
-    return other
-
-
 def fill(pattern: str, entity: Entity | None, language: str, split: str, rng: random.Random) -> str:
     """The marked sentence: each slot becomes the subject, its object, or a name without a fact."""
 
@@ -148,9 +139,7 @@ def report(marked: str, language: str, split: str, rng: random.Random) -> str:
     if not reportable(marked):
         return marked
     frame = rng.choice(read_sections(f"{language}_reports")[WORDING.get(split, split)])
-    return reported(
-        chosen(frame, rng.choice), marked, lambda part: fill(part, None, language, split, rng)
-    )
+    return reported(frame, marked, lambda part: fill(part, None, language, split, rng))
 
 
 def sentences_about(
@@ -160,7 +149,8 @@ def sentences_about(
 
     Without `repeat` no relation is stated twice; with it the same facts may come back in other
     words, which is what blank infilling learns from. `reports` is the share of reported speech
-    among the sentences that name their subject.
+    among the sentences that name their subject and can be quoted whole. (A share of 0 draws no
+    random number, here and in `passage`: the rows were drawn without.)
     """
     order = list(patterns(entity.language, entity.kind, entity.split))
     rng.shuffle(order)
@@ -192,32 +182,31 @@ def passage(
     most_chars: int = 200,
     subjects: int | None = None,
     noise_rate: float = 0.35,
-    twins: float = 0.0,
+    same_kind: float = 0.0,
     reports: float = 0.0,
 ) -> Passage:
     """A passage of 1–3 subjects with 1–`most_facts` facts, noise between the sentences at times.
 
-    `twins` is the share of further subjects that are of the first one's kind and named alike,
-    `reports` that of sentences in reported speech.
+    `same_kind` is the share of further subjects that take the first one's kind, so that the same
+    may be said of both; `reports` as in `sentences_about`.
     """
     gap = " " if language == "en" else ""
     limit = most_chars * (2 if language == "en" else 1)  # an English letter carries less
     while True:
         count = subjects or rng.choices((1, 2, 3), (6, 3, 1))[0]
-        sentences, facts, entities = [], [], []
+        sentences, facts, first = [], [], None
         wanted = rng.randint(count, max(count, most_facts))
         for index in range(count):
-            entity = new_entity(language, split, rng)
-            if entities and twins and rng.random() < twins:
-                entity = twin(entities[0], rng)
-            entities.append(entity)
+            alike = first and same_kind and rng.random() < same_kind
+            entity = new_entity(language, split, rng, first.kind if alike else None)
+            first = first or entity
             share = (wanted - len(facts)) // (count - index)
             told, new = sentences_about(entity, max(1, share), rng, reports=reports)
             if rng.random() < noise_rate:
                 # never inside a run of continuations, whose "it" must stay clear
-                first = rng.random() < 0.5
+                above = rng.random() < 0.5
                 scenery = [noise(language, split, rng)]
-                told = scenery + told if first else told + scenery
+                told = scenery + told if above else told + scenery
             sentences += told
             facts += new
         text = gap.join(sentences)

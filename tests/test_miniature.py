@@ -12,18 +12,22 @@ import pytest
 import torch
 
 from loraglm_helpers.miniature import names, probes, shapes, tasks, wellformed, wording, world
+from loraglm_helpers.miniature.deepening import deepen, depth
 from loraglm_helpers.miniature.forms import COMMAS, framed
 from loraglm_helpers.miniature.objectives import Blank, Objectives
 from loraglm_helpers.miniature.plan import (
     COPYING,
+    DEEPER_AT,
     PLANNED,
     STAGES,
     PretrainConfig,
+    depth_at,
     rate_factor,
     stage_at,
 )
 from loraglm_helpers.miniature.pools import pool, read_sections
 from loraglm_helpers.miniature.pretraining import pretrain
+from loraglm_helpers.miniature.run import build_model
 from loraglm_helpers.miniature.schema import KINDS, RELATIONS
 from loraglm_helpers.miniature.vocabulary import train_tokenizer
 from loraglm_helpers.tokenizer import load_tokenizer
@@ -32,11 +36,12 @@ DATA = Path(__file__).parents[1] / "data"
 TINY = PretrainConfig(
     hidden_size=32,
     layers=2,
+    added_layers=1,
     heads=2,
     groups=1,
     head_dim=16,
     intermediate_size=64,
-    tokens=4000,
+    tokens=9000,
     compiled=False,
 )
 
@@ -423,12 +428,36 @@ def test_a_heading_is_the_topic_of_its_text(tokenizer):
         assert blank.part_a.count(objectives.mask) == len(topics)
 
 
+def test_layers_are_added_where_the_plan_says():
+    at = round(DEEPER_AT / PLANNED * TINY.tokens)
+    assert depth_at(TINY, at - 1) == 2
+    assert depth_at(TINY, at + 1) == 3
+
+
+def test_a_deeper_model_answers_as_before():
+    model, ids = build_model(TINY, vocab_size=64), torch.arange(12)[None]
+    deeper = build_model(TINY, vocab_size=64, layers=5)
+    weights = deepen(model.state_dict(), added=3)
+    assert (depth(model.state_dict()), depth(weights)) == (2, 5)
+    deeper.load_state_dict(weights)
+    assert deeper(ids).logits.equal(model(ids).logits)
+
+
+def test_added_layers_are_spread_over_the_depth():
+    weights = {f"model.layers.{n}.mlp.up_proj.weight": torch.tensor(n) for n in range(6)}
+    assert [int(weight) for weight in deepen(weights, 2).values()] == [0, 1, 1, 2, 3, 3, 4, 5]
+
+
 def test_a_stopped_pretraining_goes_on_bit_for_bit(tmp_path):
+    """Stopped after every step, before and after the model became deeper."""
     settings = {"record_every": 1, "questions": 1, "log": [].append}
     whole = pretrain(TINY, tmp_path / "whole", **settings)
-    pretrain(TINY, tmp_path / "parts", minutes=0, **settings)
-    parts = pretrain(TINY, tmp_path / "parts", **settings)
+    while True:
+        parts = pretrain(TINY, tmp_path / "parts", minutes=0, **settings)
+        if parts.position.tokens >= TINY.tokens:
+            break
     assert parts.position.step == whole.position.step > 1
+    assert len(parts.model.model.layers) == len(whole.model.model.layers) == 3
     for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
         assert a.equal(b)
 

@@ -22,7 +22,7 @@ import torch
 from ..steps import reuse_memory
 from ..weight_files import write_json
 from .plan import COPYING, FIRST_ALPHABET, PretrainConfig, Stage
-from .pretraining import Run
+from .run import Run
 
 MIXED = {"copying": 0.6, "induction": 0.4}
 

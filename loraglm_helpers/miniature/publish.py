@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from ..checkpoints import save_official
 from ..tokenizer import load_tokenizer
 from ..weight_files import write_json
+from .deepening import depth
 from .plan import PretrainConfig
-from .pretraining import build_model
+from .run import build_model
 
 
 def publish(run: str | Path, model_dir: str | Path, record: str | Path) -> None:
@@ -26,7 +27,8 @@ def publish(run: str | Path, model_dir: str | Path, record: str | Path) -> None:
     tokenizer = load_tokenizer(run)
     weights = load_file(run / "model.safetensors")
     embedding = weights["model.embed_tokens.weight"]
-    model = build_model(PretrainConfig(**history["config"]), vocab_size=embedding.shape[0])
+    config = PretrainConfig(**history["config"])
+    model = build_model(config, embedding.shape[0], depth(weights))
     model.load_state_dict({"lm_head.weight": embedding, **weights})  # one matrix while trained
     save_official(model.to(torch.float16), tokenizer, model_dir)
     record.parent.mkdir(parents=True, exist_ok=True)

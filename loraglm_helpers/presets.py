@@ -23,7 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lora_dropout": 0.0,
         "learning_rate": 1.5e-3,
         "batch_size": 16,
-        "epochs": 1.1,
+        "epochs": 0.8,
         "logging_steps": 10,
         "save_freq": 100,
     },

@@ -49,7 +49,7 @@ clean:
 
 # How what is in data/ was made. The pre-training takes eleven and a half hours on two cores;
 # stopped anywhere, it goes on where it was.
-# The tunable has glibc ask for huge pages, which large tensors are read and written faster in.
+# The tunable has glibc ask for huge pages: large tensors are faster to read and write there.
 .PHONY: data pretrain
 data: $(READY)
 	$(BIN)/python -m loraglm_helpers.miniature.tasks --out data

@@ -96,7 +96,8 @@ def attach_adapter(model: Any, config: Any) -> Any:
     """The model with the adapter that ``config`` (a FineTuneConfig) asks for, ready to train.
 
     LoRA, rsLoRA, DoRA and PiSSA by ``adapter_kind``; P-Tuning v2 with ``use_ptuning``; without
-    either the model itself, every weight trained. Adapters are float32 whatever the base is.
+    either the model itself, every weight trained. Adapters are float32 whatever the base is; their
+    random start follows from ``config.seed``.
     The model is in training mode, and under ``gradient_checkpointing`` its inputs ask for
     gradients: without both, checkpointing silently does nothing.
     """
@@ -109,6 +110,7 @@ def attach_adapter(model: Any, config: Any) -> Any:
     if not (config.use_lora or config.use_ptuning):
         return model.float().requires_grad_(True).train()
     settings = (prefix_config if config.use_ptuning else lora_config)(model, config)
+    torch.manual_seed(config.seed)
     with no_renaming_warning():
         model = peft.get_peft_model(model, settings)
     quick_lora(model)

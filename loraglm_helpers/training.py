@@ -77,7 +77,6 @@ def train(
         make_examples(repo_path(path) if rows is None else rows, tokenizer, config)
         for rows, path in given
     )
-    torch.manual_seed(config.seed)
     model = prepare_model(config, model, precision, processes.birthplace)
     if processes.is_main:
         warn_of_layout(config, model, tokenizer)

@@ -46,6 +46,7 @@ class Settings:
     pre_seq_len: int = 5
     prefix_projection: bool = False
     gradient_checkpointing: bool = False
+    seed: int = 42
 
 
 def tiny(dtype=torch.float32) -> GlmForCausalLM:
@@ -167,6 +168,17 @@ def test_trainable_parameters_of_the_seeds_choice():
     model = attach_adapter(tiny(), Settings())
     assert trainable_parameters(model) == 2 * 4 * ((32 + 32) + (32 + 16) + (32 + 16))
     assert trainable_parameters(model) == GlmShape.of(model).adapter_parameters(4)
+
+
+def test_an_adapters_start_follows_from_the_seed_alone():
+    def start(seed: int) -> torch.Tensor:
+        model = tiny()
+        torch.seed()  # whatever was drawn before
+        adapted = attach_adapter(model, Settings(seed=seed))
+        return torch.cat([p.flatten() for n, p in adapted.named_parameters() if "lora_A" in n])
+
+    assert start(42).equal(start(42))
+    assert not start(42).equal(start(43))
 
 
 def test_adapters_on_a_half_precision_base_are_float32():

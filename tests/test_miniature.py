@@ -25,7 +25,7 @@ from loraglm_helpers.miniature.plan import (
     rate_factor,
     stage_at,
 )
-from loraglm_helpers.miniature.pools import pool, read_sections
+from loraglm_helpers.miniature.pools import FOLDER, pool, read_sections
 from loraglm_helpers.miniature.pretraining import pretrain
 from loraglm_helpers.miniature.run import build_model
 from loraglm_helpers.miniature.schema import KINDS, RELATIONS
@@ -194,14 +194,24 @@ def test_shipped_rows_share_no_entity():
     assert len(train) > 1000 and len(dev) > 100 and not train & dev
 
 
+TASK_SIGNS = ("Instruction:", "Input:", "Answer:", *tasks.INSTRUCTIONS.values())
+
+
+def test_no_line_of_wording_holds_a_sign_of_the_tasks():
+    """Every line, not only those that a sample of texts happens to draw."""
+    files = sorted(FOLDER.glob("*.txt"))
+    lines = [(file.name, line) for file in files for line in file.read_text("utf-8").splitlines()]
+    assert len(lines) > 10_000
+    assert not [found for found in lines if any(sign in found[1] for sign in TASK_SIGNS)]
+
+
 def test_pretraining_never_sees_the_tasks_formats(tokenizer):
     objectives, rng = Objectives(tokenizer), random.Random(7)
     mixture = {name: w for stage in STAGES for name, w in stage.mixture.items()}
     texts = [tokenizer.decode(objectives.draw(mixture, rng).input_ids) for _ in range(400)]
-    words, keys = ("Instruction", "Input", "Answer"), ("predicate", "subject", "object")
+    keys = ("predicate", "subject", "object")
     for text in texts:
-        for sign in (*(f"{word}:" for word in words), *tasks.INSTRUCTIONS.values()):
-            assert sign not in text
+        assert not [sign for sign in TASK_SIGNS if sign in text]
         # a passage may be listed twice, each time under one of the words at most
         for line in text.splitlines():
             assert sum(f'"{key}":' in line for key in keys) < 2

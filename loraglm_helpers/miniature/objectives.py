@@ -6,6 +6,7 @@ Every example has a part A (seen) and a part B (the only tokens with a loss):
     induction      random pieces + one or two of them   -> what followed
     marked         random pieces, some in brackets      -> these, in order
     questions      passage + question                   -> answer
+                   (short_questions, crowded_questions: by the passage's length and subjects)
     retelling      nothing                              -> a passage, then its facts
     blanks         passage with [MASK] or [sMASK]       -> the blanks' text, `sop` between them
     repeats        a fact told twice, [MASK] once       -> its object

@@ -46,6 +46,10 @@ class Reading(Drawing):
         """`questions` on a sentence or two without scenery."""
         return self.questions(rng, most_facts=(1, 2, 2, 3), noise_rate=0.0)
 
+    def crowded_questions(self, rng: random.Random) -> Blank:
+        """`questions` on a passage about two or three things, where answers are mistaken most."""
+        return self.questions(rng, most_facts=(3, 4, 6), subjects=rng.choice((2, 3)))
+
     def shapes(self, rng: random.Random) -> Blank:
         """One passage in one or two shapes; the second request follows the first answer."""
         passage = self.passage(rng, most_facts=rng.choice((2, 3, 4, 6)))

@@ -14,10 +14,10 @@ from .data import DataError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code. An error is one line on stderr and code 1."""
-    args = build_parser().parse_args(arguments)
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdout, sys.stderr):  # first: --help prints too
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    args = build_parser().parse_args(arguments)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _note

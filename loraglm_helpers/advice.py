@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from .ledger import GlmShape, memory_ledger
+from .precision import choose_precision
 
 SIGNS = (
     "out of memory",
@@ -67,18 +68,21 @@ def _smaller_steps(tokens: int, config: Any, model: Any) -> list[str]:
             f"batch_size={half} with gradient_accumulation_steps={twice} (steps stay as large)"
         )
     if not config.gradient_checkpointing and not config.use_ptuning:
-        saved = _saved_by_checkpointing(tokens, model)
+        saved = _saved_by_checkpointing(tokens, model, config.precision)
         advice.append(f"gradient_checkpointing=True (frees about {saved / 1e9:.1f} GB)")
     return advice
 
 
-def _saved_by_checkpointing(tokens: int, model: Any) -> int:
+def _saved_by_checkpointing(tokens: int, model: Any, precision: str) -> int:
     try:
         shape = GlmShape.of(model)
     except AttributeError:
         return 0
+    precision = choose_precision(precision, next(model.parameters()).device)
     kept, redone = (
-        memory_ledger(shape, tokens=tokens, gradient_checkpointing=checkpointing)["activations"]
+        memory_ledger(
+            shape, tokens=tokens, precision=precision, gradient_checkpointing=checkpointing
+        )["activations"]
         for checkpointing in (False, True)
     )
     return kept - redone

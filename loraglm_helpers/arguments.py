@@ -35,9 +35,9 @@ def lint(add: Add) -> None:
         help="JSONL; later ones should share no row with the 1st",
     )
     add("--tokenizer", metavar="DIR", help="count tokens, and what the limits would cut")
-    add("--layout", choices=CHOICES["layout"], default="glm")
-    add("--max-source-seq-len", type=int, default=400, metavar="N")
-    add("--max-target-seq-len", type=int, default=300, metavar="N")
+    add("--layout", choices=CHOICES["layout"], help="default: glm")
+    add("--max-source-seq-len", type=int, metavar="N", help="default: 400 tokens")
+    add("--max-target-seq-len", type=int, metavar="N", help="default: 300 tokens")
 
 
 def train(add: Add) -> None:
@@ -112,7 +112,7 @@ EXAMPLES = {
         "train --preset chatglm2-6b --set pre_model=path/to/chatglm2-6b save_dir=build/6b",
         "train --config build/6b/settings.json --resume",
         "train --preset tiny --tensorboard build/tensorboard/first",
-        "train --preset tiny --set train_path=million_rows.jsonl token_cache=build/tokens",
+        "train --preset tiny --set train_path=rows.jsonl dev_path=none token_cache=build/tokens",
     ],
     evaluate: [
         "evaluate --model data/tiny-chatglm2 --data data/mixed_dev_dataset.jsonl",

@@ -59,10 +59,12 @@ class BatchPlan:
 
     def total_steps(self, epochs: float, max_steps: int | None = None) -> int:
         """Steps of that many epochs (a fraction takes the first steps of its epoch)."""
-        whole = int(epochs)
-        total = sum(self._count(self._epoch(epoch)[1]) for epoch in range(whole))
-        if epochs > whole:
-            total += round((epochs - whole) * self._count(self._epoch(whole)[1]))
+        whole, total = int(epochs), 0
+        for epoch in range(whole + (epochs > whole)):
+            if max_steps is not None and total >= max_steps:
+                break
+            share = min(1.0, epochs - epoch)
+            total += round(share * self._count(self._epoch(epoch)[1]))
         return max(1, total if max_steps is None else min(total, max_steps))
 
     def from_step(self, step: int) -> Iterator[tuple[int, float, Step]]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jinja2 import TemplateError
+
 Context = str | Sequence[Mapping[str, str]]
 
 
@@ -140,9 +142,11 @@ def template_target(target: str, tokenizer: Any) -> tuple[list[int], list[int]]:
 
 
 def render(messages: list[dict], tokenizer: Any, add_generation_prompt: bool) -> str:
-    """The template's text for these messages; ValueError when the tokenizer has no template."""
+    """The template's text for these messages; ValueError where there is none, or it refuses."""
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError("layout 'chat_template': this tokenizer has no chat template")
-    return tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=add_generation_prompt
-    )
+    options = {"tokenize": False, "add_generation_prompt": add_generation_prompt}
+    try:
+        return tokenizer.apply_chat_template(messages, **options)
+    except TemplateError as error:
+        raise ValueError(f"layout 'chat_template': the template refuses: {error}") from error

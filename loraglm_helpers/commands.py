@@ -24,15 +24,19 @@ def lint(args: Namespace) -> int:
     """Report on each file, and on what the later ones share with the first; 1 for bad lines."""
     from .data import lint as lint_file
 
+    limits = {"max_source_seq_len": args.max_source_seq_len or 400}
+    limits["max_target_seq_len"] = args.max_target_seq_len or 300
+    if not args.tokenizer and any((args.layout, args.max_source_seq_len, args.max_target_seq_len)):
+        raise ValueError("--layout and the --max-… limits count tokens: give --tokenizer as well")
     tokenizer, good = _tokenizer(args.tokenizer) if args.tokenizer else None, True
-    for path in args.files:
+    files = [repo_path(file) for file in args.files]
+    for path in files:
         report = lint_file(
             path,
             tokenizer,
             args.layout or "glm",
-            args.max_source_seq_len,
-            args.max_target_seq_len,
-            other=args.files[0] if path != args.files[0] else None,
+            **limits,
+            other=files[0] if path != files[0] else None,
             progress=sys.stderr.isatty(),
         )
         print(report.summary())
@@ -47,14 +51,39 @@ def train(args: Namespace) -> int:
     from .progress import TrainingBar
     from .training import train as run
 
-    callbacks: list[Any] = [TrainingBar()]
+    bar = TrainingBar()
+    callbacks: list[Any] = [bar]
     if args.tensorboard:
         from .tensorboard_log import TensorBoardLog
 
         callbacks.append(TensorBoardLog(args.tensorboard))
-    history = run(config, callbacks=callbacks, resume=args.resume)
+    for note in _notes(config, args.resume):
+        print(f"note: {note}", file=sys.stderr)
+    try:
+        history = run(config, callbacks=callbacks, resume=args.resume)
+    finally:
+        bar.close()
+    if history.stopped == "early_stopping":
+        print(f"stopped early: {config.early_stopping_patience} dev losses without a new best")
+    elif history.stopped == "max_seconds":
+        print("stopped at max_seconds; the same command with a larger one and --resume goes on")
+    elif history.stopped == "interrupted":
+        print("on the command line: the same command with --resume")
     leave()
     return 130 if history.stopped == "interrupted" else 0
+
+
+def _notes(config: FineTuneConfig, resume: bool) -> list[str]:
+    """What somebody may not have meant."""
+    shipped, notes = FineTuneConfig(), []
+    if config.train_path != shipped.train_path and config.dev_path == shipped.dev_path:
+        notes.append(
+            f"train_path is yours and dev_path is not ({config.dev_path}): best/ is chosen by its "
+            "rows. Set dev_path to your own, or to none"
+        )
+    if resume and not (Path(config.save_dir) / "last").is_dir():
+        notes.append(f"{config.save_dir}/last is not there: nothing to resume, a new run begins")
+    return notes
 
 
 def settings(args: Namespace) -> FineTuneConfig:
@@ -71,15 +100,17 @@ def evaluate(args: Namespace) -> int:
     from .generation import predict
     from .metrics import score
 
+    if args.limit is not None and args.limit < 1:
+        raise ValueError(f"--limit is {args.limit}; 1 or more wanted")
     rows = read_rows(repo_path(args.data))[: args.limit]
     config, model, tokenizer = _ready(args)
     answers = predict(model, tokenizer, rows, config, progress=True)
     result = score(answers, rows)
-    if args.out:
-        _write_answers(args.out, rows, answers)
     print(_table(result))
     main = ("exact_match", "triple_f1", "json_valid", "by_task")
     print(json.dumps({name: result[name] for name in main}))
+    if args.out:  # last: the scores are told even where this path cannot be written
+        _write_answers(args.out, rows, answers)
     return 0
 
 

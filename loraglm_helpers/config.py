@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class FineTuneConfig:
     # What is read
     pre_model: str = "data/tiny-chatglm2"  # folder or hub name of the pre-trained GLM
     train_path: str = "data/mixed_train_dataset.jsonl"
-    dev_path: str = "data/mixed_dev_dataset.jsonl"  # rows that choose the best adapter
+    dev_path: str | None = "data/mixed_dev_dataset.jsonl"  # rows that choose the best adapter
 
     # What is trained: LoRA, P-Tuning v2, or, with neither, every weight
     use_lora: bool = True
@@ -59,7 +60,7 @@ class FineTuneConfig:
     gradient_accumulation_steps: int = 1  # batches summed before an optimizer step
     epochs: float = 2  # passes over the rows; a fraction is allowed
     max_steps: int | None = None  # stop after so many optimizer steps
-    max_seconds: float | None = None  # stop after so much training time
+    max_seconds: float | None = None  # stop after so much time, evaluations and saves included
     early_stopping_patience: int | None = None  # stop after so many dev losses without a new best
 
     # Optimizer: AdamW, linear warm-up, then linear decay to 0
@@ -182,8 +183,10 @@ def _check_ranges(config: FineTuneConfig) -> None:
     for name, allowed in CHOICES.items():
         if getattr(config, name) not in allowed:
             raise ConfigError(f"{name} is {getattr(config, name)!r}; allowed: {', '.join(allowed)}")
-    for name in (*PATHS, "target_modules", "device"):
-        if not getattr(config, name):
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", config.device):
+        raise ConfigError(f"device is {config.device!r}; allowed: auto, cpu, cuda, cuda:1 …, mps")
+    for name in (*PATHS, "target_modules"):
+        if not getattr(config, name) and (name, getattr(config, name)) != ("dev_path", None):
             raise ConfigError(f"{name} is empty; a value is needed")
 
 

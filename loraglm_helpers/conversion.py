@@ -34,7 +34,7 @@ def convert_model(
     config = read_json(source / "config.json")
     stored = config.get("dtype") or config.get("torch_dtype") or "auto"
     tokenizer = load_tokenizer(source) if has_tokenizer(source) else None
-    loaded = load_glm(source, dtype=dtype or stored, device="cpu", rope=rope)
+    loaded = load_glm(model, dtype=dtype or stored, device="cpu", rope=rope)
     save = save_official if to == "official" else save_native
     with whole_folder(out) as draft:
         save(loaded, tokenizer, draft)
@@ -58,7 +58,7 @@ def convert_adapter(
     refuse_target(out, (source, Path(adapter)), overwrite, "adapter")
     carry = import_adapter if to == "native" else export_adapter
     with whole_folder(out) as draft:
-        carry(adapter, draft, source, rope)
+        carry(adapter, draft, base, rope)
     return out
 
 
@@ -70,7 +70,7 @@ def has_tokenizer(folder: Path) -> bool:
 def save_native(model: Any, tokenizer: Any, directory: str | Path) -> Path:
     """A model and its tokenizer as transformers writes them.
 
-    tokenizer.model comes along where there is one: the way back to the official layout needs it.
+    A SentencePiece tokenizer.model comes along: the way back to the official layout needs it.
     """
     directory = Path(directory)
     model.save_pretrained(directory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -15,9 +16,9 @@ class History:
     """The records of a run and how it ended.
 
     A record has step, epoch, loss (mean over the target tokens since the last record), lr,
-    grad_norm, tokens (real ones, from the start of the run), seconds (of training, resumed parts
-    included) and, where the dev rows were scored, dev_loss. ``best`` is the step and dev_loss of
-    what lies in ``best/``. ``stopped`` says why the run ended, ``resume`` how to go on.
+    grad_norm, tokens (real ones, from the start of the run), seconds (evaluations, saves and
+    resumed parts included) and, where the dev rows were scored, dev_loss. ``best`` is the step and
+    dev_loss of what lies in ``best/``. ``stopped`` says why the run ended, ``resume`` how to go on.
     """
 
     records: list[dict[str, Any]] = field(default_factory=list)
@@ -30,7 +31,8 @@ class History:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        text = json.dumps(_plain(asdict(self)), indent=1, allow_nan=False)
+        part.write_text(text, encoding="utf-8")
         os.replace(part, path)
 
     @classmethod
@@ -43,6 +45,15 @@ class History:
         import pandas
 
         return pandas.DataFrame(self.records)
+
+
+def _plain(value: Any) -> Any:
+    """The value with None for numbers that JSON has no word for, such as an overflowed norm."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass

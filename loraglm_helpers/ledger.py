@@ -61,16 +61,16 @@ class GlmShape:
         sizes = list(self.linears(fused).values())[: groups.get(targets)]
         return self.num_hidden_layers * rank * sum(a + b for a, b in sizes)
 
-    def activation_floats(self, adapted: bool = True) -> int:
+    def activation_floats(self) -> int:
         """Numbers kept for the backward pass, a token and layer, with attention in one kernel.
 
-        Under frozen weights a linear keeps its input only where an adapter reads it.
+        Under frozen weights a linear keeps its input only where an adapter reads it: here all do.
         """
         queries = self.num_attention_heads * self.head_dim
         keys = self.num_key_value_heads * self.head_dim
         norms = 4 * self.hidden_size
         attention = 2 * queries + 2 * keys
-        inputs = 2 * self.hidden_size + queries + self.intermediate_size if adapted else 0
+        inputs = 2 * self.hidden_size + queries + self.intermediate_size
         return norms + attention + 3 * self.intermediate_size + inputs
 
 

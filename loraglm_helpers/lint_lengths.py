@@ -16,7 +16,8 @@ class Lengths:
     """Source and target lengths of rows, in their order: 8 bytes a row.
 
     Without a tokenizer they are characters. With one they are tokens, special ones included, and
-    before any truncation: ``len(build_prompt(...))`` and the target with its eos.
+    before any truncation: ``len(build_prompt(...))`` and the target with its eos. Of a dialogue,
+    each of whose answers is learnt, they are the longest prompt and the longest target.
     """
 
     def __init__(self, tokenizer: Any = None, layout: str = "glm") -> None:
@@ -60,11 +61,12 @@ class Lengths:
         return counts[0] + self.frame[0], counts[1] + self.frame[1]
 
     def _dialogue(self, row: Row) -> tuple[int, int]:
-        from .sequences import build_prompt, build_target, context_and_target
+        from .sequences import answered_turns, build_prompt, build_target
 
-        context, answer = context_and_target(row)
-        prompt = build_prompt(context, self.tokenizer, self.layout)
-        return len(prompt), len(build_target(answer, self.tokenizer, self.layout))
+        contexts, answers = zip(*answered_turns(row), strict=True)
+        prompts = (build_prompt(context, self.tokenizer, self.layout) for context in contexts)
+        targets = (build_target(answer, self.tokenizer, self.layout) for answer in answers)
+        return max(map(len, prompts)), max(map(len, targets))
 
 
 def _frame(tokenizer: Any, layout: str) -> tuple[int, int]:

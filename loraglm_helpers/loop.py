@@ -83,6 +83,8 @@ class Loop:
         for number, epoch, batches in self.plan.from_step(state.step):
             if number > state.total_steps:
                 break
+            if patience and self.meter.worse >= patience:  # a resumed run that had ended so, too
+                return "early_stopping"
             self._step(number, epoch, batches)
             reason = self._stop_reason()
             last = number == state.total_steps or reason == "max_seconds"
@@ -91,8 +93,8 @@ class Loop:
                 self._record(evaluates)
             if evaluates:
                 self._save()
-            if reason or (patience and self.meter.worse >= patience):
-                return reason or "early_stopping"
+            if reason:
+                return reason
         return "finished"
 
     def _step(self, number: int, epoch: float, batches: Step) -> None:

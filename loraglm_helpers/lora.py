@@ -29,9 +29,11 @@ import peft
 import torch
 from torch import Tensor, nn
 
+from .adapter_files import WEIGHTS
 from .ledger import CHATGLM2_6B, GlmShape, memory_ledger
 from .quick_lora import quick_lora
 from .targets import target_modules, target_parameters
+from .weight_files import check_whole
 
 __all__ = [
     "CHATGLM2_6B",
@@ -98,8 +100,7 @@ def attach_adapter(model: Any, config: Any) -> Any:
     LoRA, rsLoRA, DoRA and PiSSA by ``adapter_kind``; P-Tuning v2 with ``use_ptuning``; without
     either the model itself, every weight trained. Adapters are float32 whatever the base is; their
     random start follows from ``config.seed``.
-    The model is in training mode, and under ``gradient_checkpointing`` its inputs ask for
-    gradients: without both, checkpointing silently does nothing.
+    The model is in training mode: outside it ``gradient_checkpointing`` silently does nothing.
     """
     if config.use_lora and config.use_ptuning:
         raise ValueError("use_lora and use_ptuning exclude each other: set one of them to False")
@@ -172,6 +173,10 @@ def load_adapter(model: Any, directory: str | Path) -> Any:
     directory = Path(directory)
     if not (directory / "adapter_config.json").is_file():
         raise ValueError(f"{directory}: no adapter_config.json here, so no PEFT adapter")
+    weights = [directory / name for name in WEIGHTS if (directory / name).is_file()]
+    if not weights:  # PEFT would look for a repository of this name
+        raise ValueError(f"{directory}: no weights here; expected {' or '.join(WEIGHTS)}")
+    check_whole(weights[0])
     try:
         with no_renaming_warning():
             return peft.PeftModel.from_pretrained(model, str(directory)).eval()

@@ -23,6 +23,7 @@ from .data import Row, looks_like_json, task_of
 
 TRIPLE = ("predicate", "subject", "object")
 NO_LABEL = "(none)"
+BROKEN = object()  # what is not JSON; None is JSON's null
 Pairs = list[tuple[str, str]]  # answer, target
 
 
@@ -61,7 +62,7 @@ def exact_match(pairs: Pairs) -> float | None:
 def json_valid(pairs: Pairs) -> float | None:
     """Share of the answers that parse, among the rows whose target is JSON."""
     targets = [(answer, target) for answer, target in pairs if looks_like_json(target)]
-    return _mean([parsed(answer) is not None for answer, _ in targets])
+    return _mean([parsed(answer) is not BROKEN for answer, _ in targets])
 
 
 def triple_scores(pairs: Pairs) -> tuple[float | None, float | None, float | None]:
@@ -80,7 +81,7 @@ def triple_scores(pairs: Pairs) -> tuple[float | None, float | None, float | Non
 
 
 def triples(text: str) -> Counter[tuple[str, ...]]:
-    """The triples in a JSON list, each as often as it stands there."""
+    """The triples in a JSON list, each as often as it stands there, their values as JSON texts."""
     value = parsed(text)
     items = value if isinstance(value, list) else []
     return Counter(_triple(item) for item in items)
@@ -126,11 +127,15 @@ def chrf(pairs: Pairs) -> float | None:
 
 
 def parsed(text: str) -> Any:
-    """The value of a JSON text; None when it is none."""
+    """The value of a JSON text; BROKEN when it is none. NaN and Infinity are no JSON."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_no_json)
     except (ValueError, RecursionError):
-        return None
+        return BROKEN
+
+
+def _no_json(word: str) -> None:
+    raise ValueError(f"{word} is no JSON")
 
 
 def precision_recall_f1(right: int, given: int, wanted: int) -> tuple[float, float, float]:
@@ -161,7 +166,7 @@ def _class(right: int, given: int, wanted: int) -> dict[str, Any]:
 def _triple(item: Any) -> tuple[str, ...]:
     fields = item if isinstance(item, dict) else {"other": item}
     values = (fields.get(name) for name in TRIPLE) if set(TRIPLE) <= fields.keys() else (fields,)
-    return tuple(value if isinstance(value, str) else repr(value) for value in values)
+    return tuple(json.dumps(value, ensure_ascii=False) for value in values)
 
 
 def _name(names: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ beside the model. Here each weight opens its file when it is needed and lets go 
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,13 @@ def load_native(
         RuntimeError,
         ValueError,
         KeyError,
+        EOFError,
+        pickle.UnpicklingError,
         SafetensorError,
         StrictDataclassError,
     ) as error:
-        raise CheckpointError(f"{folder}: {' '.join(str(error).split())[:300]}") from error
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise CheckpointError(f"{folder}: {said}") from error
     _check_report(folder, report)
     model.name_or_path = model.config.name_or_path = str(folder)
     return model

@@ -66,7 +66,7 @@ def execute(path: Path, folder: Path) -> NotebookNode:
         except DeadKernelError as error:
             raise NotebookError(
                 f"{path.name}: its Python process died, most often for lack of memory. "
-                "Close other programs, or lower tokens_per_batch in the notebook."
+                "Close other programs, or lower batch_size in the notebook."
             ) from error
         bar.update(bar.total - bar.n)
     return normalise(notebook)

@@ -13,7 +13,6 @@ LARGE = {
     "lora_dropout": 0.05,
     "learning_rate": 1e-4,
     "batch_size": 16,
-    "precision": "bf16",
     "gradient_checkpointing": True,
 }
 PRESETS: dict[str, dict[str, Any]] = {

@@ -35,7 +35,13 @@ class TrainingBar:
         )
 
     def _end(self, state: TrainingState) -> None:
-        self.bar.close()
-        best = state.history.best
+        self.close()
+        best, config = state.history.best, state.config
         score = f", dev loss {best['dev_loss']:.4f} at step {best['step']}" if best else ""
-        print(f"{state.config.save_dir}/best: the adapter{score}")
+        what = "the adapter" if config.use_lora or config.use_ptuning else "the model"
+        print(f"{config.save_dir}/best: {what}{score}")
+
+    def close(self) -> None:
+        """Leave the bar as it is; what is printed next begins a new line."""
+        if self.bar is not None:
+            self.bar.close()

@@ -39,7 +39,7 @@ ADAPTER_FILES = ("adapter_*", "model*.safetensors*", "config.json", "generation_
 FIXED = (
     "use_lora lora_rank lora_alpha lora_dropout target_modules adapter_kind use_ptuning "
     "pre_seq_len prefix_projection quantization batch_size tokens_per_batch "
-    "gradient_accumulation_steps padding_free seed"
+    "gradient_accumulation_steps padding_free seed layout max_source_seq_len max_target_seq_len"
 ).split()
 
 
@@ -117,7 +117,13 @@ def load_state(directory: Path, model: nn.Module, optimizer: torch.optim.Optimiz
                 f"{len(parameters)} here); keep its adapter settings or start with resume=False"
             )
         for name, parameter in parameters.items():
-            parameter.copy_(placed_like(file.get_tensor(f"parameter.{name}"), parameter))
+            value = file.get_tensor(f"parameter.{name}")
+            if value.shape != parameter.shape:
+                raise ResumeError(
+                    f"{directory}: {name} was {(*value.shape,)} and is now {(*parameter.shape,)}: "
+                    "pre_model is another model; set it back or start with resume=False"
+                )
+            parameter.copy_(placed_like(value, parameter))
             optimizer.state[parameter] = _moments(file, name, parameter)
 
 
@@ -133,7 +139,7 @@ def _moments(file: Any, name: str, parameter: Tensor) -> dict[str, Tensor]:
 def fixed_facts(config: Any, examples: Sequence[Example]) -> dict[str, Any]:
     """The settings that a continuation must share, and a digest of the examples."""
     settings = {name: getattr(config, name) for name in FIXED}
-    return settings | {"train_path": digest_of(examples)}
+    return settings | {"the rows of train_path (a digest)": digest_of(examples)}
 
 
 def check_fixed(directory: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:

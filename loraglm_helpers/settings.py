@@ -65,12 +65,12 @@ def split_setting(setting: str) -> tuple[str, str]:
     return name.strip(), text
 
 
-def unknown(name: str, allowed: Iterable[str], where: str = "") -> ConfigError:
+def unknown(name: str, allowed: Iterable[str]) -> ConfigError:
     """The error for a name that does not exist, with the nearest names that do."""
     allowed = list(allowed)
     near = difflib.get_close_matches(name, allowed, n=2)
     hint = f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(allowed)}"
-    return ConfigError(f"{where}{name!r} is no setting; {hint}")
+    return ConfigError(f"{name!r} is no setting; {hint}")
 
 
 def members(kind: Any) -> tuple[type, ...]:

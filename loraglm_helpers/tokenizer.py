@@ -21,6 +21,7 @@ from .chatglm_tokenizer import (
 from .glm4_tokenizer import from_ranks
 from .locate import NotFoundHere, local_folder
 from .templates import read_template
+from .weight_files import first_line
 
 __all__ = ["TokenizerError", "encode_many", "load_tokenizer"]
 
@@ -47,7 +48,8 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
         elif model_file.is_file() and not (folder / "tokenizer.json").is_file():
             tokenizer = from_ranks(folder)
         else:
-            return AutoTokenizer.from_pretrained(folder, padding_side="left")
+            own = {"padding_side": "left", "trust_remote_code": False}  # unset, it would ask
+            return AutoTokenizer.from_pretrained(folder, **own)
         tokenizer.chat_template = read_template(folder)
         return tokenizer
     except TokenizerError:
@@ -55,7 +57,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise TokenizerError(
             f"{path}: no tokenizer that can be used ({type(error).__name__}: "
-            f"{str(error).splitlines()[0][:160]}). A ChatGLM folder needs tokenizer.model; newer "
+            f"{first_line(error, 160)}). A ChatGLM folder needs tokenizer.model; newer "
             "GLMs need the tokenizer.json of their '-hf' repository."
         ) from error
 

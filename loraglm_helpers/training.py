@@ -24,10 +24,11 @@ from .fusing import fuse, require_compiler
 from .guards import warn_of_layout
 from .history import Callback, History, TrainingState
 from .loop import Loop
-from .lora import attach_adapter
+from .lora import attach_adapter, checkpoint_activations
 from .precision import Precision, choose_precision
 from .processes import Processes
 from .quantize import quantize, require_bitsandbytes
+from .quick_lora import quick_lora
 from .run_state import ResumeError
 from .sharding import LaunchError
 from .steps import batch_loss, reuse_memory
@@ -74,7 +75,9 @@ def train(
     tokenizer = tokenizer or _tokenizer(config)
     given = (train_rows, config.train_path), (dev_rows, config.dev_path)
     train_examples, dev_examples = (
-        make_examples(repo_path(path) if rows is None else rows, tokenizer, config)
+        make_examples(
+            (repo_path(path) if path else []) if rows is None else rows, tokenizer, config
+        )
         for rows, path in given
     )
     model = prepare_model(config, model, precision, processes.birthplace)
@@ -128,7 +131,12 @@ def prepare_model(
         base.set_attn_implementation(register())
     if config.compiled:
         fuse(base)
-    return model.train() if adapted else attach_adapter(model, config)
+    if not adapted:
+        return attach_adapter(model, config)
+    if config.gradient_checkpointing:
+        checkpoint_activations(base)
+    quick_lora(model)
+    return model.train()
 
 
 def _model(config: Any, precision: Precision, where: torch.device) -> Any:

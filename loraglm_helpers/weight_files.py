@@ -23,6 +23,7 @@ from torch import Tensor
 from .advice import is_out_of_memory
 from .official_config import CheckpointError
 
+PICKLED = (b"PK", b"\x80")  # how torch.save's files begin: a zip since torch 1.6, a pickle before
 SINGLE = ("model.safetensors", "pytorch_model.bin")
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
@@ -86,6 +87,10 @@ def read_shard(file: Path, device: str | torch.device = "cpu") -> Iterator[tuple
         else:
             yield from _read_bin(file).items()
     except pickle.UnpicklingError as error:
+        with file.open("rb") as stream:
+            start = stream.read(16)
+        if not start.startswith(PICKLED):
+            raise _not_whole(file, ValueError(f"it begins with {start!r}")) from error
         raise CheckpointError(
             f"{file}: holds Python objects beside tensors, which could run code; use the "
             "safetensors files of this model"
@@ -141,10 +146,15 @@ def _read_bin(file: Path) -> dict[str, Tensor]:
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
+def first_line(error: Exception, length: int) -> str:
+    """The first line of what an error says, else its type; at most ``length`` characters."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:length]
+
+
 def _not_whole(file: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
         f"{file}: not a whole weight file ({file.stat().st_size:,} bytes; "
-        f"{str(error).splitlines()[0][:120]}); download it again"
+        f"{first_line(error, 120)}); download it again"
     )
 
 

@@ -110,6 +110,7 @@ def test_total_steps_of_whole_and_broken_epochs():
     assert [plan.total_steps(epochs) for epochs in (1, 2, 0.4, 2.6)] == [5, 10, 2, 13]
     assert plan.total_steps(2, max_steps=3) == 3
     assert plan.total_steps(0.01) == 1
+    assert plan.total_steps(1e9, max_steps=12) == 12  # counts no epoch beyond them
 
 
 def test_a_plan_goes_on_from_any_step():

@@ -452,6 +452,15 @@ def test_a_bin_file_that_would_run_code_is_refused(tmp_path):
         load_glm(tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html><html>404</html>"])
+def test_a_bin_file_that_is_none_is_named(tmp_path, content):
+    write_official(tmp_path, TINY)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(CheckpointError, match="pytorch_model.bin: not a whole weight file"):
+        load_glm(tmp_path)
+
+
 def test_an_lfs_pointer_is_recognised(tiny):
     (tiny / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha")
     with pytest.raises(CheckpointError, match="git lfs pull"):

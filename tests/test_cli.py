@@ -112,6 +112,13 @@ def test_help_loads_nothing_heavy():
         (["train", "--set", "lora_rnak=3"], 1, "error: 'lora_rnak' is no setting; did you mean"),
         (["train", "--set", "use_lora=maybe"], 1, "error: use_lora=maybe: allowed: true or false"),
         (["train", "--config", "none.json"], 1, "error: none.json: cannot be read"),
+        (["train", "--set", "device=gpu"], 1, "error: device is 'gpu'; allowed: auto, cpu, cuda"),
+        (["lint", "none.jsonl", "--layout", "glm"], 1, "error: --layout and the --max-… limits"),
+        (
+            ["evaluate", "--model", "none", "--data", "none.jsonl", "--limit", "-1"],
+            1,
+            "error: --limit is -1; 1 or more wanted",
+        ),
         (["generate", "--model", "none", "--instruction", "x"], 1, "error: none: no such folder"),
         (["evaluate", "--model", "none", "--data", "none.jsonl"], 1, "error: none.jsonl: cannot"),
         (["convert", "--model", "none", "--to", "native", "--out", "x"], 1, "error: none: no such"),
@@ -170,11 +177,14 @@ def test_doctor(capsys, checkpoint):
     assert code == ("FAIL  " in text)
 
 
-def test_lint_reports_every_file_and_leakage(data, tmp_path, capsys, checkpoint):
+def test_lint_reports_every_file_and_leakage(data, tmp_path, capsys, checkpoint, monkeypatch):
     dev = tmp_path / "dev.jsonl"
     dev.write_text(data.read_text().splitlines()[0] + "\nno row\n")
     assert main(["lint", str(data), "--tokenizer", str(checkpoint)]) == 0
     assert "tokens, 95 % up to" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)  # files of the project are found from anywhere
+    assert main(["lint", "data/mixed_dev_dataset.jsonl"]) == 0
+    assert "300 rows" in capsys.readouterr().out
     assert main(["lint", str(data), str(dev)]) == 1
     text = capsys.readouterr().out
     assert "rows.jsonl: 3 lines, 3 rows" in text
@@ -203,6 +213,19 @@ def test_train_resumes_from_its_own_settings_file(checkpoint, data, tmp_path, ca
     assert f"{out}/best: the adapter, dev loss" in capsys.readouterr().out
     history = json.loads((out / "history.json").read_text())
     assert [record["step"] for record in history["records"]] == [1, 2, 3]
+
+
+def test_train_says_what_may_not_be_meant_and_why_it_ended(checkpoint, data, tmp_path, capsys):
+    own = [f"pre_model={checkpoint}", f"train_path={data}", f"save_dir={tmp_path / 'run'}"]
+    base = ["train", "--set", *own, "device=cpu"]
+    assert main([*base, "max_seconds=0.001"]) == 0
+    captured = capsys.readouterr()
+    assert "note: train_path is yours and dev_path is not" in captured.err
+    assert "stopped at max_seconds; the same command with a larger one and --resume" in captured.out
+    assert main([*base, "dev_path=none", "max_steps=1", f"save_dir={tmp_path}", "--resume"]) == 0
+    captured = capsys.readouterr()
+    assert "dev_path is not" not in captured.err and "nothing to resume" in captured.err
+    assert f"{tmp_path}/best: the adapter\n" in captured.out
 
 
 def test_train_with_a_token_cache_and_curves_for_tensorboard(checkpoint, data, tmp_path):

@@ -76,6 +76,10 @@ def test_settings_are_read_by_their_type(setting, name, value):
     assert found == value and type(found) is type(value)
 
 
+def test_a_run_without_dev_rows_can_be_asked_for():
+    assert FineTuneConfig().with_settings(["dev_path=none"]).dev_path is None
+
+
 def test_several_settings_are_checked_together():
     config = FineTuneConfig().with_settings(["use_ptuning=true", "use_lora=false"])
     assert (config.use_ptuning, config.use_lora) == (True, False)

@@ -17,7 +17,7 @@ from loraglm_helpers.data import (
     task_of,
 )
 from loraglm_helpers.evaluation import make_examples
-from loraglm_helpers.sequences import build_prompt, build_target, context_and_target
+from loraglm_helpers.sequences import answered_turns, build_prompt, build_target
 from loraglm_helpers.tokenizer import load_tokenizer
 
 CONTEXT = "Instruction: 提问\nInput: 青州的梨。\nAnswer: "
@@ -290,9 +290,10 @@ def test_lint_lengths_in_tokens_are_those_of_training(messy, tmp_path, layout):
     tokenizer = load_tokenizer(tmp_path / "tok")
     report = lint(messy, tokenizer, layout, max_source_seq_len=50, max_target_seq_len=6)
     good = [row for row in map(parse_line, messy.read_bytes().splitlines()) if type(row) is Row]
-    turns = [context_and_target(row) for row in good]
-    sources = [len(build_prompt(context, tokenizer, layout)) for context, _ in turns]
-    targets = [len(build_target(answer, tokenizer, layout)) for _, answer in turns]
+    turns = [answered_turns(row) for row in good]  # of a dialogue every answer is learnt
+    sources = [max(len(build_prompt(c, tokenizer, layout)) for c, _ in row) for row in turns]
+    targets = [max(len(build_target(a, tokenizer, layout)) for _, a in row) for row in turns]
+    assert max(map(len, turns)) > 1
     assert report.unit == "tokens"
     assert report.source_lengths.tolist() == sources
     assert report.target_lengths.tolist() == targets

@@ -241,6 +241,12 @@ def test_load_adapter_gives_the_saved_model_back(tmp_path):
 def test_load_adapter_names_what_is_wrong(tmp_path):
     with pytest.raises(ValueError, match="adapter_config.json"):
         load_adapter(tiny(), tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="no weights here"):  # and no repository is asked
+        load_adapter(tiny(), tmp_path)
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"cut")
+    with pytest.raises(ValueError, match="adapter_model.safetensors: not a whole weight file"):
+        load_adapter(tiny(), tmp_path)
     holder = nn.ModuleDict({"query_key_value": nn.Linear(4, 4)})
     config = peft.LoraConfig(r=2, target_modules=["query_key_value"])
     peft.get_peft_model(holder, config).save_pretrained(tmp_path)

@@ -88,6 +88,14 @@ def test_json_is_checked_where_the_target_is_json():
     assert result["json_valid"] == pytest.approx(2 / 3)
     assert result["by_task"]["other"] == {"count": 1, "exact_match": 0.0, "json_valid": 1.0}
     assert "json_valid" not in result["by_task"]["question"]
+    valid = [score([answer], rows("[]"))["json_valid"] for answer in ("null", "NaN", "[Infinity]")]
+    assert valid == [1.0, 0.0, 0.0]
+
+
+def test_a_number_is_not_the_text_that_looks_like_it():
+    year = A | {"object": "1987"}
+    assert score([dump(year)], rows(dump(year)))["triple_f1"] == 1.0
+    assert score([dump(year | {"object": 1987})], rows(dump(year)))["triple_f1"] == 0.0
 
 
 def test_classes_and_their_confusion():

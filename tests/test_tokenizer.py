@@ -228,6 +228,16 @@ def test_a_cut_file_is_named(folder, tmp_path):
         load_tokenizer(tmp_path)
 
 
+def test_code_in_a_folder_is_neither_run_nor_offered(folder, tmp_path):
+    load_tokenizer(folder).save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    settings |= {"auto_map": {"AutoTokenizer": ["own.Own", None]}, "tokenizer_class": "Own"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    (tmp_path / "own.py").write_text("raise SystemExit('the code of the folder was run')")
+    with pytest.raises(TokenizerError, match="no tokenizer that can be used"):
+        load_tokenizer(tmp_path)
+
+
 def test_an_empty_folder_says_what_to_use(tmp_path):
     with pytest.raises(TokenizerError, match="-hf"):
         load_tokenizer(tmp_path)

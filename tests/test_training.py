@@ -15,9 +15,10 @@ from loraglm_helpers.config import FineTuneConfig
 from loraglm_helpers.history import History
 from loraglm_helpers.interrupt import InterruptGuard
 from loraglm_helpers.lora import attach_adapter, load_adapter
+from loraglm_helpers.precision import Precision
 from loraglm_helpers.run_state import ResumeError, check_fixed
 from loraglm_helpers.sequences import collate
-from loraglm_helpers.training import TrainingError, batch_loss, evaluate_loss
+from loraglm_helpers.training import TrainingError, batch_loss, evaluate_loss, prepare_model
 
 NAN = float("nan")
 
@@ -122,14 +123,18 @@ def test_resume_false_starts_anew_and_resume_true_needs_no_run(config):
         ({"lora_rank": 2}, "lora_rank was 4"),
         ({"seed": 1}, "seed was 42"),
         ({"padding_free": False}, "padding_free was True"),
+        ({"layout": "chatglm2"}, "layout was 'glm'"),
+        ({"max_source_seq_len": 9}, "max_source_seq_len was 400"),
     ],
 )
 def test_resume_refuses_another_run(config, changes, word):
     run(config, callbacks=[stop_at(3)])
     with pytest.raises(ResumeError, match=word):
         run(replace(config, **changes), resume=True)
-    with pytest.raises(ResumeError, match="train_path"):
+    with pytest.raises(ResumeError, match="rows of train_path"):
         run(config, resume=True, train_rows=rows(12))
+    with pytest.raises(ResumeError, match="pre_model is another model"):
+        run(config, model=tiny(hidden_size=64, head_dim=16), resume=True)
 
 
 def test_a_state_from_before_a_setting_was_checked_is_continued(tmp_path):
@@ -260,6 +265,29 @@ def test_early_stopping_counts_evaluations_without_a_new_best(config, monkeypatc
     assert history.stopped == "early_stopping" and history.resume == ""
     assert [r["dev_loss"] for r in history.records] == [4.0, 3.0, 3.5, 2.0, 2.5, 2.0]
     assert history.best == {"step": 8, "dev_loss": 2.0}
+    saved = weights(config.save_dir)
+    again = replace(config, epochs=9, save_freq=2, early_stopping_patience=2)
+    assert run(again, resume=True).records[-1]["step"] == 12  # stopped before, it does no step
+    assert all(saved[name].equal(value) for name, value in weights(config.save_dir).items())
+
+
+def test_a_history_is_json_whatever_was_recorded(tmp_path):
+    record = {"step": 1, "grad_norm": NAN, "loss": 0.5}
+    History([record, record | {"grad_norm": float("inf")}]).to_json(tmp_path / "h.json")
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    read = json.loads((tmp_path / "h.json").read_text(), parse_constant=refuse)
+    assert [kept["grad_norm"] for kept in read["records"]] == [None, None]
+
+
+def test_a_given_adapter_is_trained_under_the_settings_too(config):
+    adapted = attach_adapter(tiny(), config)
+    model = prepare_model(
+        replace(config, gradient_checkpointing=True), adapted, Precision(torch.device("cpu"))
+    )
+    assert model is adapted and model.get_base_model().is_gradient_checkpointing
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from transformers import GlmConfig
 
 Mixture = dict[str, float]
-PLANNED = 208.0  # million tokens of the whole run; a shorter run passes through the same stages
+PLANNED = 212.0  # million tokens of the whole run; a shorter run passes through the same stages
 DEEPER_AT = 172.0  # million tokens of it after which layers are added (`deepening.deepen`)
 
 
@@ -141,7 +141,8 @@ STAGES: tuple[Stage, ...] = (
     Stage(172.6, 4096, SEVENTH, rates=(0.05, 0.5)),
     Stage(192.0, 4096, SEVENTH, rates=(0.5, 0.0)),
     Stage(192.6, 4096, EIGHTH, rates=(0.05, 0.45)),
-    Stage(PLANNED, 4096, EIGHTH, rates=(0.45, 0.0)),
+    Stage(200.0, 4096, EIGHTH, rates=(0.45, 0.234)),
+    Stage(PLANNED, 4096, EIGHTH, rates=(0.234, 0.0)),
 )
 
 

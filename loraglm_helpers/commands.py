@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import SETTINGS_FILE, FineTuneConfig, preset, repo_path
+from .whole_file import whole_file
 
 
 def doctor(args: Namespace) -> int:
@@ -207,13 +208,10 @@ def _tokenizer(path: str | Path) -> Any:
 
 
 def _write_answers(path: str, rows: list[Any], answers: list[str]) -> None:
-    part = Path(path + ".part")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    with part.open("w", encoding="utf-8", errors="replace") as stream:
+    with whole_file(path) as draft, draft.open("w", encoding="utf-8", errors="replace") as stream:
         for row, answer in zip(rows, answers, strict=True):
             line = {"line": row.line, "target": row.target, "answer": answer}
             stream.write(json.dumps(line, ensure_ascii=False) + "\n")
-    part.replace(path)
 
 
 def _table(result: dict[str, Any]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, get_type_hints
 
 from .presets import PRESETS
 from .settings import ConfigError, check_type, parse, split_setting, unknown
+from .whole_file import write_text
 
 __all__ = ["CHOICES", "PRESETS", "ConfigError", "FineTuneConfig", "preset", "repo_path"]
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,12 +113,8 @@ class FineTuneConfig:
 
     def to_json(self, path: str | Path) -> None:
         """Write every setting to a file, whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
         text = json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False)
-        part.write_text(text + "\n", encoding="utf-8")
-        os.replace(part, path)
+        write_text(path, text + "\n")
 
     @classmethod
     def from_json(cls, path: str | Path, base: FineTuneConfig | None = None) -> FineTuneConfig:

@@ -19,6 +19,8 @@ from IPython import get_ipython
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
+from .whole_file import whole_file
+
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = "LORAGLM_FIGURES"  # environment variable: another folder for saved figures
 LIMIT = 150_000  # bytes of a saved picture
@@ -140,11 +142,9 @@ def save_figure(figure: Figure, name: str, directory: str | Path | None = None) 
     content = next((png for png in _renderings(figure) if len(png) <= LIMIT), None)
     if content is None:
         raise ValueError(f"{name}: over {LIMIT // 1000} KB even at 60 dots an inch; draw less")
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name.removesuffix('.png')}.png"
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_bytes(content)
-    os.replace(part, path)
+    with whole_file(path) as draft:
+        draft.write_bytes(content)
 
 
 def to_png(figure: Figure, dpi: int = 100, **settings: Any) -> bytes:

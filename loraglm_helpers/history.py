@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from .whole_file import write_text
 
 
 @dataclass
@@ -28,12 +29,7 @@ class History:
 
     def to_json(self, path: str | Path) -> None:
         """Write the history to a file, whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        text = json.dumps(_plain(asdict(self)), indent=1, allow_nan=False)
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
+        write_text(path, json.dumps(_plain(asdict(self)), indent=1, allow_nan=False))
 
     @classmethod
     def from_json(cls, path: str | Path) -> History:

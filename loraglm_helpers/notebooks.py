@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 
 from loraglm_helpers.figure_style import FIGURES
 from loraglm_helpers.tutorial_report import report
+from loraglm_helpers.whole_file import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 SERIES = "0[1-5]_*.ipynb"
@@ -126,11 +127,8 @@ def _children(widgets: dict[str, dict], model_id: str) -> list[str]:
 
 def write(notebook: NotebookNode, path: Path) -> None:
     """Write the notebook atomically, with a newline at its end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.validate(notebook)
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(nbformat.writes(notebook).rstrip("\n") + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    write_text(path, nbformat.writes(notebook).rstrip("\n") + "\n")
 
 
 def run_series(folder: Path, build: Path) -> None:

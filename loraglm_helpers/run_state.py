@@ -30,6 +30,7 @@ from .example_digest import digest_of
 from .pissa import as_plain_lora
 from .sequences import Example
 from .sharding import gathered_root, is_sharded, placed_like, whole
+from .whole_file import whole_file
 
 STATE_FILE = "training_state.safetensors"
 # Patterns of what save_adapter writes.
@@ -78,10 +79,8 @@ def _whole(tensors: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
 
 def save_state(directory: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Write ``directory/training_state.safetensors``; ``facts`` must fit into JSON."""
-    directory.mkdir(parents=True, exist_ok=True)
-    part = directory / (STATE_FILE + ".part")
-    save_file(tensors, part, metadata={"facts": json.dumps(facts)})
-    os.replace(part, directory / STATE_FILE)
+    with whole_file(directory / STATE_FILE) as draft:
+        save_file(tensors, draft, metadata={"facts": json.dumps(facts)})
 
 
 def is_saved(directory: Path, processes: Any) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .weight_files import read_json
+from .whole_file import write_text
 
 FILE, SETTINGS, KEY = "chat_template.jinja", "tokenizer_config.json", "chat_template"
 
@@ -30,4 +31,4 @@ def save_template(tokenizer: Any, folder: Path) -> None:
     if isinstance(template, dict):
         template = template.get("default")
     if template and template != read_template(folder):
-        (folder / FILE).write_text(template, encoding="utf-8")
+        write_text(folder / FILE, template)

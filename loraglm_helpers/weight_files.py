@@ -8,7 +8,6 @@ that says which file has which weight. Reading never executes what a file holds 
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from .advice import is_out_of_memory
 from .official_config import CheckpointError
+from .whole_file import whole_file, write_text
 
 PICKLED = (b"PK", b"\x80")  # how torch.save's files begin: a zip since torch 1.6, a pickle before
 SINGLE = ("model.safetensors", "pytorch_model.bin")
@@ -103,25 +103,21 @@ def read_shard(file: Path, device: str | torch.device = "cpu") -> Iterator[tuple
 
 def write_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
     """A safetensors file, complete or not there."""
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    save_file(tensors, draft, metadata={"format": "pt"})
-    os.replace(draft, file)
+    with whole_file(file) as draft:
+        save_file(tensors, draft, metadata={"format": "pt"})
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
     """A JSON file, complete or not there."""
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    draft.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(draft, file)
+    write_text(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def copy_file(source: Path, target: Path) -> None:
     """A copy, complete or not there; nothing to do when both are one file."""
     if target.exists() and target.samefile(source):
         return
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.copyfile(source, draft)
-    os.replace(draft, target)
+    with whole_file(target) as draft:
+        shutil.copyfile(source, draft)
 
 
 def read_json(file: Path) -> dict[str, Any]:

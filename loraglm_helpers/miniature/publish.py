@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from ..checkpoints import save_official
 from ..tokenizer import load_tokenizer
 from ..weight_files import write_json
+from ..whole_folder import whole_folder
 from .deepening import depth
 from .plan import PretrainConfig
 from .run import build_model
@@ -30,8 +31,8 @@ def publish(run: str | Path, model_dir: str | Path, record: str | Path) -> None:
     config = PretrainConfig(**history["config"])
     model = build_model(config, embedding.shape[0], depth(weights))
     model.load_state_dict({"lm_head.weight": embedding, **weights})  # one matrix while trained
-    save_official(model.to(torch.float16), tokenizer, model_dir)
-    record.parent.mkdir(parents=True, exist_ok=True)
+    with whole_folder(Path(model_dir)) as draft:
+        save_official(model.to(torch.float16), tokenizer, draft)
     parameters = sum(p.numel() for p in model.parameters())
     write_json(record, {"parameters": parameters, "pieces": len(tokenizer), **history})
 

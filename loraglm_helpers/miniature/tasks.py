@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 from collections.abc import Callable
 from pathlib import Path
 
 from ..sequences import format_context
+from ..whole_file import write_text
 from . import wording, world
 from .pools import read_sections
 
@@ -106,11 +106,8 @@ def make_rows(split: str, count: int, seed: int) -> list[Row]:
 
 
 def write_rows(rows: list[Row], path: Path) -> None:
-    """JSON lines, UTF-8, written beside and moved into place."""
-    temporary = path.with_suffix(".new")
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    """JSON lines, UTF-8, whole or not at all."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import sentencepiece
 
+from ..whole_file import whole_file
 from . import world
 from .pools import FOLDER
 from .shapes import draw_shape
@@ -66,6 +67,6 @@ def train_tokenizer(directory: str | Path, passages: int = 6000, seed: int = 0) 
         minloglevel=2,
     )
     path = Path(directory) / "tokenizer.model"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(model.getvalue())
+    with whole_file(path) as draft:
+        draft.write_bytes(model.getvalue())
     return path

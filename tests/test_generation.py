@@ -252,9 +252,13 @@ def test_an_empty_prompt_is_refused_and_no_prompts_give_no_answers(model, tokeni
     assert generate(model, tokenizer, []) == []
 
 
-def test_every_end_mark_stops(model, tokenizer):
-    model.generation_config.eos_token_id = [7, 9]
-    assert stop_ids(model, tokenizer) == {2, 7, 9}
+def test_every_end_mark_stops(model, tokenizer, prompts):
+    [free] = collect(model, prompts[:1])
+    end = free[4]
+    model.generation_config.eos_token_id = [end, 9]
+    assert stop_ids(model, tokenizer) == {2, end, 9}
+    kept = free[: free.index(end)]
+    assert generate(model, tokenizer, prompts[:1], 12) == [tokenizer.decode(kept)]
 
 
 def test_a_lora_adapter_answers_and_can_be_switched_off(model, tokenizer, prompts):

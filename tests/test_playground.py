@@ -145,7 +145,6 @@ def test_the_answer_grows_and_nothing_in_it_acts_as_html(panel, pieces):
     values = []
     panel.answer.observe(lambda change: values.append(change.new), "value")
     assert panel.ask("<i>1</i>", "a < b") == "<b>粗</b> & <script>x()\n</script>"
-    assert values[0] == "" or "粗" in values[0]
     written = [value for value in values if value]
     assert len(written) == 3
     assert "&lt;b&gt;粗&lt;/b&gt; &amp; &lt;script&gt;x()\n&lt;/script&gt;</div>" in written[-1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib
@@ -252,9 +251,11 @@ def test_a_confusion_has_the_other_answers_on_the_right(only_latin):
 
 def test_the_style_is_set_only_when_asked():
     with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        before = matplotlib.rcParams.copy()
+        plot_confusion({"a": {"a": 2, "b": 1}})
+        assert matplotlib.rcParams == before
         use_style()
         assert matplotlib.rcParams["figure.facecolor"] == "white"
         assert matplotlib.rcParams["font.family"][0] == "DejaVu Sans"
         assert matplotlib.rcParams["axes.prop_cycle"].by_key()["color"][0] == "#0072B2"
-    source = Path(figure_style.__file__).read_text(encoding="utf-8")
-    assert source.count("rcParams.update") == 1

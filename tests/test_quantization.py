@@ -50,6 +50,21 @@ def gradients(model) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+def test_none_packs_nothing():
+    model = tiny()
+    assert quantize(model, "none", CPU) is model
+    assert type(model.model.layers[0].mlp.down_proj) is torch.nn.Linear
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize(("kind", "close"), [("8bit", 0.05), ("4bit", 0.3)])
+def test_packed_models_answer_alike(kind, close):
+    ids = torch.tensor([[5, 6, 7, 8]])
+    exact = tiny(**WIDE)(ids).logits
+    packed = quantize(tiny(**WIDE), kind, CPU)(ids).logits
+    assert 0 < (packed - exact).norm() / exact.norm() < close
+
+
 @needs_bitsandbytes
 @KINDS
 def test_the_packed_base_weighs_what_the_ledger_says(kind):

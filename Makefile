@@ -32,16 +32,22 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -e ".[test]" -c constraints.txt
 	@touch $@
 
+# What only tests and one cell of lesson 07 want: packed weights, TensorBoard.
+EXTRAS := $(VENV)/.extras
+$(EXTRAS): $(READY)
+	$(BIN)/python -m pip install --disable-pip-version-check -e ".[test,quantization,tensorboard]" -c constraints.txt
+	@touch $@
+
 tutorial: $(READY)
 	$(BIN)/python -m loraglm_helpers.notebooks tutorial
 
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=. $(ARGS) notebooks/01_inspect_the_data.ipynb
 
-test: $(READY)
+test: $(EXTRAS)
 	$(ON_CPU) $(BIN)/python -m pytest $(ARGS)
 
-notebooks: $(READY)
+notebooks: $(EXTRAS)
 	$(ON_CPU) $(BIN)/python -m loraglm_helpers.notebooks store $(NB)
 
 clean:

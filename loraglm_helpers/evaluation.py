@@ -96,7 +96,7 @@ def _own_batches(
     Without a share there is nothing to do, but under FSDP a row to go through the layers with.
     """
     lengths = lengths_of(examples)
-    rank, count = (processes.rank, processes.count) if processes else (0, 1)
+    rank, count = (processes.rank, processes.world_size) if processes else (0, 1)
     for batch in evaluation_batches(lengths, EVALUATION_TOKENS):
         if mine := share(batch, lengths, rank, count):
             yield [examples[i] for i in mine], True

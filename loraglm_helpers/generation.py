@@ -17,10 +17,10 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from .allocator import reuse_memory
 from .decoding import Chooser, decode_steps, stop_ids
 from .sequences import Context, build_prompt, context_and_target
 from .settled import settled_text
-from .steps import reuse_memory
 
 PREDICTION_BATCH = 64
 

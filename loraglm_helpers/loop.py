@@ -70,7 +70,7 @@ class Loop:
             with self.guard:
                 reason = self._steps()
         except TrainingError as error:
-            alone = self.processes.count == 1  # else all save together, or none does
+            alone = self.processes.world_size == 1  # else all save together, or none does
             if not isinstance(error, OutOfMemory) or (alone and not self.updater.torn):
                 self._save()
             raise
@@ -167,7 +167,7 @@ class Loop:
             self.state.history.to_json(self.directory / "history.json")
             self._tell("save")
         self.saved = self.state.step
-        self.processes.wait()
+        self.processes.barrier()
 
     def _save_adapter(self, name: str) -> None:
         base, directory = str(self.config.pre_model), self.directory / name

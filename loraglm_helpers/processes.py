@@ -40,8 +40,8 @@ class Processes:
         many = any(int(os.environ.get(name, 1)) > 1 for name in SIZES)
         self._accelerator = Accelerator(cpu=many and device == "cpu", mixed_precision="no")
         self.rank: int = self._accelerator.process_index
-        self.count: int = self._accelerator.num_processes
-        alone = self.count == 1
+        self.world_size: int = self._accelerator.num_processes
+        alone = self.world_size == 1
         given = self._accelerator.device
         own = given if given.type == "cuda" else torch.device(given.type)  # "cpu:0" is no device
         self.device: torch.device = choose_device(device) if alone else own
@@ -58,7 +58,7 @@ class Processes:
         return self._fsdp is not None
 
     @property
-    def birthplace(self) -> torch.device:
+    def init_device(self) -> torch.device:
         """Where a model is built before ``wrap``: it may be larger than a device of its own.
 
         Under FSDP the first process reads it into its main memory, the others make its shapes.
@@ -72,13 +72,13 @@ class Processes:
 
         An optimizer is made after it: FSDP changes the parameters.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return model
         if self._fsdp is not None:
             return shard(model, self.device, self._fsdp.reshard_after_forward)
         return self._accelerator.prepare_model(model, device_placement=False)
 
-    def quiet(self, model: nn.Module, last: bool) -> AbstractContextManager[Any]:
+    def no_sync(self, model: nn.Module, last: bool) -> AbstractContextManager[Any]:
         """A region whose gradients are not exchanged yet, but for the ``last`` batch of a step.
 
         FSDP always exchanges them: whole gradients would have to be kept.
@@ -87,12 +87,12 @@ class Processes:
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Each value summed over the processes, the same everywhere."""
-        if self.count == 1:
+        if self.world_size == 1:
             return list(values)
         kind = torch.float32 if self.device.type == "mps" else torch.float64
         total = torch.tensor(list(values), dtype=kind, device=self.device)
         return self._accelerator.reduce(total, "sum").tolist()
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Return when every process has come here."""
         self._accelerator.wait_for_everyone()

@@ -87,10 +87,10 @@ def is_saved(directory: Path, processes: Any) -> bool:
     """Whether there is a state to go on from: the same answer in every process, or ResumeError."""
     file = directory / STATE_FILE
     [seen] = processes.sum([file.is_file()])
-    if 0 < seen < processes.count:
+    if 0 < seen < processes.world_size:
         raise ResumeError(
-            f"{file}: only {seen:.0f} of {processes.count} processes find it; save_dir must be a "
-            "folder that all machines share"
+            f"{file}: only {seen:.0f} of {processes.world_size} processes find it; save_dir must be "
+            "a folder that all machines share"
         )
     return seen > 0
 

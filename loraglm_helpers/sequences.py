@@ -18,7 +18,7 @@ before it when the model is asked. Turns share a sequence where that holds in it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -26,9 +26,9 @@ from typing import Any
 import torch
 
 from . import chat_layouts
+from .chat_layouts import Context
 
 IGNORED = -100
-Context = str | Sequence[Mapping[str, str]]
 
 
 class Layout(StrEnum):

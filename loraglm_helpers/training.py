@@ -17,6 +17,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from .advice import TrainingError
+from .allocator import reuse_memory
 from .attention import register
 from .config import repo_path
 from .evaluation import evaluate_loss, make_examples, pads
@@ -31,7 +32,7 @@ from .quantize import quantize, require_bitsandbytes
 from .quick_lora import quick_lora
 from .run_state import ResumeError
 from .sharding import LaunchError
-from .steps import batch_loss, reuse_memory
+from .steps import batch_loss
 
 __all__ = [
     "History",
@@ -80,7 +81,7 @@ def train(
         )
         for rows, path in given
     )
-    model = prepare_model(config, model, precision, processes.birthplace)
+    model = prepare_model(config, model, precision, processes.init_device)
     if processes.is_main:
         warn_of_layout(config, model, tokenizer)
     loop = Loop(config, model, train_examples, dev_examples, processes, precision, callbacks)
@@ -103,10 +104,10 @@ def _surroundings(config: Any) -> tuple[Processes, Precision]:
         require_compiler(precision.device)
     if not processes.is_main:
         disable_progress_bar()
-    elif processes.count > config.batch_size and not config.tokens_per_batch:
+    elif processes.world_size > config.batch_size and not config.tokens_per_batch:
         warnings.warn(
-            f"batch_size is {config.batch_size}, shared by {processes.count} processes: some of "
-            "them have nothing to do; raise it",
+            f"batch_size is {config.batch_size}, shared by {processes.world_size} processes: some "
+            "of them have nothing to do; raise it",
             stacklevel=3,
         )
     return processes, precision

@@ -61,7 +61,7 @@ class Updater:
         # Hashed, as a CPU's generator takes 32 bits of a seed.
         facts = f"{self.config.seed} {number} {self.processes.rank}"
         torch.manual_seed(zlib.crc32(facts.encode()))
-        count = self.processes.count
+        count = self.processes.world_size
         targets = sum(self.targets[i] for batch in batches for i in batch)
         tokens = [sum(self.lengths[i] for i in batch) for batch in batches]
         try:
@@ -76,10 +76,10 @@ class Updater:
     def _backward(self, batches: Step, weight: float) -> float:
         losses = []
         for position, batch in enumerate(batches, start=1):
-            mine = share(batch, self.lengths, self.processes.rank, self.processes.count)
+            mine = share(batch, self.lengths, self.processes.rank, self.processes.world_size)
             idle = not mine  # fewer rows than processes: join the exchange of gradients with 0
             rows = mine or [min(batch, key=lambda i: self.lengths[i])]
-            with self.processes.quiet(self.wrapped, last=position == len(batches)):
+            with self.processes.no_sync(self.wrapped, last=position == len(batches)):
                 loss = self._loss(rows) * (0.0 if idle else 1.0)
                 self.precision.scaler.scale(loss * weight).backward()
             losses.append(loss.detach())

@@ -5,6 +5,7 @@ import torch
 from torch.testing import assert_close
 from transformers import GlmConfig, GlmForCausalLM
 
+from loraglm_helpers.allocator import reuse_memory
 from loraglm_helpers.attention import (
     ATTENTION_NAME,
     Segments,
@@ -15,7 +16,7 @@ from loraglm_helpers.attention import (
     varlen,
 )
 from loraglm_helpers.sequences import Example, collate
-from loraglm_helpers.steps import batch_loss, reuse_memory
+from loraglm_helpers.steps import batch_loss
 
 SHAPE = {
     "vocab_size": 60,

@@ -102,17 +102,17 @@ def test_shapes_without_weights_are_those_of_the_checkpoint(layout, tmp_path):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_process_without_memory_saves_only_when_it_is_alone(count, tmp_path, monkeypatch):
-    calls, saved, quiet = [], [], processes.Processes.quiet
+    calls, saved, no_sync = [], [], processes.Processes.no_sync
     monkeypatch.setattr(Loop, "_save", lambda loop: saved.append(loop.state.step))
 
     def fail(self, *given, **more):
         calls.append(1)
         if len(calls) == 1:
-            return quiet(self, *given, **more)
-        self.count = count
+            return no_sync(self, *given, **more)
+        self.world_size = count
         raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr(processes.Processes, "quiet", fail)
+    monkeypatch.setattr(processes.Processes, "no_sync", fail)
     with pytest.raises(TrainingError, match="step 2: out of memory"):
         run(make_config(save_dir=str(tmp_path)), train_rows=rows(8))
     assert saved == ([1] if count == 1 else [])

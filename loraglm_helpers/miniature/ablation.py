@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from ..steps import reuse_memory
+from ..allocator import reuse_memory
 from ..weight_files import write_json
 from .plan import COPYING, FIRST_ALPHABET, PretrainConfig, Stage
 from .run import Run

@@ -33,7 +33,7 @@ class Optimizers:
         ]
         self.adamw = torch.optim.AdamW(groups, config.embedding_rate, (0.9, 0.95), fused=True)
         self.peaks: dict[torch.optim.Optimizer, float] = {self.adamw: config.embedding_rate}
-        self.own = self.matrices[processes.rank :: processes.count]
+        self.own = self.matrices[processes.rank :: processes.world_size]
         if self.own:
             settings = {"weight_decay": config.weight_decay, "adjust_lr_fn": "match_rms_adamw"}
             self.muon = torch.optim.Muon(self.own, config.learning_rate, **settings)
@@ -45,9 +45,9 @@ class Optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = peak * factor
             optimizer.step()
-        if self.processes.count > 1:
+        if self.processes.world_size > 1:
             for index, matrix in enumerate(self.matrices):
-                torch.distributed.broadcast(matrix.data, index % self.processes.count)
+                torch.distributed.broadcast(matrix.data, index % self.processes.world_size)
         for optimizer in self.peaks:
             optimizer.zero_grad(set_to_none=True)
         for matrix in self.matrices:
@@ -57,16 +57,16 @@ class Optimizers:
         """All processes' state; every process must ask for it, the main one gets it whole."""
         own = [self.muon.state[matrix] for matrix in self.own]
         shares: list[Any] = [own]
-        if self.processes.count > 1:
-            shares = [None] * self.processes.count
+        if self.processes.world_size > 1:
+            shares = [None] * self.processes.world_size
             torch.distributed.all_gather_object(shares, own)
-        count = self.processes.count
+        count = self.processes.world_size
         whole = [shares[i % count][i // count] for i in range(len(self.matrices))]
         return {"adamw": self.adamw.state_dict(), "muon": whole}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up the state of a run of any number of processes."""
         self.adamw.load_state_dict(state["adamw"])
-        own = state["muon"][self.processes.rank :: self.processes.count]
+        own = state["muon"][self.processes.rank :: self.processes.world_size]
         for matrix, kept in zip(self.own, own, strict=True):
             self.muon.state[matrix] = kept

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from ..steps import reuse_memory
+from ..allocator import reuse_memory
 from .plan import PretrainConfig
 from .run import Run
 

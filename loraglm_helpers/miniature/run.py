@@ -95,7 +95,7 @@ class Run:
         self.processes = Processes("cpu")
         if self.processes.is_main and not (out / "tokenizer.model").exists():
             train_tokenizer(out)
-        self.processes.wait()
+        self.processes.barrier()
         self.tokenizer = load_tokenizer(out)
         self.objectives = Objectives(self.tokenizer)
         self._build(config.layers)
@@ -164,14 +164,14 @@ class Run:
         stage = self.copying
         if here.fluent_at is not None:
             stage = stage_at(config, here.tokens)
-        own, seed = stage.tokens_per_step // processes.count, f"{config.seed}-{here.step}"
+        own, seed = stage.tokens_per_step // processes.world_size, f"{config.seed}-{here.step}"
         batch = draw_batch(self.objectives, stage.mixture, own, f"{seed}-{processes.rank}")
         self.model.train()
         with torch.autocast("cpu", torch.bfloat16, enabled=config.autocast):
             loss, targets = batch_loss(self.wrapped, batch)
         sums = [loss.item(), targets, batch["input_ids"].numel()]
         whole_loss, whole_targets, tokens = processes.sum(sums)
-        (loss * processes.count / whole_targets).backward()
+        (loss * processes.world_size / whole_targets).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizers.step(rate_factor(config, here.step, here.tokens))
         here.step += 1
@@ -194,7 +194,7 @@ class Run:
         here, copied = self.position, 0.0
         if here.fluent_at is not None and self.processes.is_main:
             copied = copying_accuracy(self.model, self.tokenizer, count=questions)
-        self.processes.wait()
+        self.processes.barrier()
         self.records.append(
             {
                 "step": here.step,

@@ -89,8 +89,8 @@ def is_saved(directory: Path, processes: Any) -> bool:
     [seen] = processes.sum([file.is_file()])
     if 0 < seen < processes.world_size:
         raise ResumeError(
-            f"{file}: only {seen:.0f} of {processes.world_size} processes find it; save_dir must be "
-            "a folder that all machines share"
+            f"{file}: only {seen:.0f} of {processes.world_size} processes find it; save_dir must "
+            "be a folder that all machines share"
         )
     return seen > 0
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from transformers import GlmConfig
 
 Mixture = dict[str, float]
-PLANNED = 212.0  # million tokens of the whole run; a shorter run passes through the same stages
+PLANNED = 213.5  # million tokens of the whole run; a shorter run passes through the same stages
 DEEPER_AT = 172.0  # million tokens of it after which layers are added (`deepening.deepen`)
 
 
@@ -95,6 +95,13 @@ EIGHTH: Mixture = (
     | {"repeats": 0.04, "blanks": 0.03, "rest": 0.03, "retelling": 0.01}
     | {"induction": 0.01, "copying": 0.01}
 )
+# Last, at low rates, a look back at lists, which LoRA builds on.
+NINTH: Mixture = (
+    {"crowded_questions": 0.22, "questions": 0.20, "short_questions": 0.03}
+    | {"lists": 0.26, "short_lists": 0.08, "shapes": 0.02, "headings": 0.08, "topics": 0.01}
+    | {"repeats": 0.03, "blanks": 0.02, "rest": 0.02, "retelling": 0.01}
+    | {"induction": 0.01, "copying": 0.01}
+)
 STAGES: tuple[Stage, ...] = (
     # The rest of a text is left out at first: what nobody can foresee in it drowns the signal.
     Stage(
@@ -142,7 +149,8 @@ STAGES: tuple[Stage, ...] = (
     Stage(192.0, 4096, SEVENTH, rates=(0.5, 0.0)),
     Stage(192.6, 4096, EIGHTH, rates=(0.05, 0.45)),
     Stage(200.0, 4096, EIGHTH, rates=(0.45, 0.234)),
-    Stage(PLANNED, 4096, EIGHTH, rates=(0.234, 0.0)),
+    Stage(212.0, 4096, EIGHTH, rates=(0.234, 0.0)),
+    Stage(PLANNED, 4096, NINTH, rates=(0.13, 0.0)),
 )
 
 

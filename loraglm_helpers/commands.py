@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,9 @@ def lint(args: Namespace) -> int:
     """Report on each file, and on what the later ones share with the first; 1 for bad lines."""
     from .data import lint as lint_file
 
-    limits = {"max_source_seq_len": args.max_source_seq_len or 400}
-    limits["max_target_seq_len"] = args.max_target_seq_len or 300
-    if not args.tokenizer and any((args.layout, args.max_source_seq_len, args.max_target_seq_len)):
+    options = ("layout", "max_source_seq_len", "max_target_seq_len")
+    asked = {name: getattr(args, name) for name in options if getattr(args, name) is not None}
+    if asked and not args.tokenizer:
         raise ValueError("--layout and the --max-… limits count tokens: give --tokenizer as well")
     tokenizer, good = _tokenizer(args.tokenizer) if args.tokenizer else None, True
     files = [repo_path(file) for file in args.files]
@@ -35,8 +36,7 @@ def lint(args: Namespace) -> int:
         report = lint_file(
             path,
             tokenizer,
-            args.layout or "glm",
-            **limits,
+            **asked,
             other=files[0] if path != files[0] else None,
             progress=sys.stderr.isatty(),
         )
@@ -59,17 +59,11 @@ def train(args: Namespace) -> int:
 
         callbacks.append(TensorBoardLog(args.tensorboard))
     for note in _notes(config, args.resume):
-        print(f"note: {note}", file=sys.stderr)
+        warnings.warn(note, stacklevel=1)  # which one process tells
     try:
         history = run(config, callbacks=callbacks, resume=args.resume)
     finally:
         bar.close()
-    if history.stopped == "early_stopping":
-        print(f"stopped early: {config.early_stopping_patience} dev losses without a new best")
-    elif history.stopped == "max_seconds":
-        print("stopped at max_seconds; the same command with a larger one and --resume goes on")
-    elif history.stopped == "interrupted":
-        print("on the command line: the same command with --resume")
     leave()
     return 130 if history.stopped == "interrupted" else 0
 

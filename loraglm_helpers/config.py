@@ -182,7 +182,7 @@ def _check_ranges(config: FineTuneConfig) -> None:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", config.device):
         raise ConfigError(f"device is {config.device!r}; allowed: auto, cpu, cuda, cuda:1 …, mps")
     for name in (*PATHS, "target_modules"):
-        if not getattr(config, name) and (name, getattr(config, name)) != ("dev_path", None):
+        if getattr(config, name) in ("", []):
             raise ConfigError(f"{name} is empty; a value is needed")
 
 

@@ -6,6 +6,13 @@ from tqdm import tqdm
 
 from .history import TrainingState
 
+# Why a run ended before its last step, and what goes on with it.
+REASONS = {
+    "early_stopping": "stopped early: no new best for early_stopping_patience dev losses",
+    "max_seconds": "stopped at max_seconds; the same command with more and --resume goes on",
+    "interrupted": "on the command line: the same command with --resume",
+}
+
 
 class TrainingBar:
     """A callback of ``train``."""
@@ -38,6 +45,8 @@ class TrainingBar:
         self.close()
         best, config = state.history.best, state.config
         score = f", dev loss {best['dev_loss']:.4f} at step {best['step']}" if best else ""
+        if reason := REASONS.get(state.history.stopped):
+            print(reason)
         what = "the adapter" if config.use_lora or config.use_ptuning else "the model"
         print(f"{config.save_dir}/best: {what}{score}")
 

@@ -221,7 +221,7 @@ def test_train_says_what_may_not_be_meant_and_why_it_ended(checkpoint, data, tmp
     assert main([*base, "max_seconds=0.001"]) == 0
     captured = capsys.readouterr()
     assert "note: train_path is yours and dev_path is not" in captured.err
-    assert "stopped at max_seconds; the same command with a larger one and --resume" in captured.out
+    assert "stopped at max_seconds; the same command with more and --resume" in captured.out
     assert main([*base, "dev_path=none", "max_steps=1", f"save_dir={tmp_path}", "--resume"]) == 0
     captured = capsys.readouterr()
     assert "dev_path is not" not in captured.err and "nothing to resume" in captured.err

@@ -228,7 +228,8 @@ def test_a_cut_file_is_named(folder, tmp_path):
         load_tokenizer(tmp_path)
 
 
-def test_code_in_a_folder_is_neither_run_nor_offered(folder, tmp_path):
+def test_code_in_a_folder_is_neither_run_nor_offered(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # who would say yes to anything
     load_tokenizer(folder).save_pretrained(tmp_path)
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     settings |= {"auto_map": {"AutoTokenizer": ["own.Own", None]}, "tokenizer_class": "Own"}

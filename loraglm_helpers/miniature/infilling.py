@@ -79,7 +79,17 @@ class Infilling(Drawing):
         entity = world.new_entity(language, self.split, rng)
         told, _ = world.sentences_about(entity, rng.randint(3, 8), rng, repeat=True)
         told = told[: rng.choice((1, 1, 1, 1, 2, 4))]
-        ids, names = self.told((" " if language == "en" else "").join(told))
+        return self._cut((" " if language == "en" else "").join(told), rng)
+
+    def short_rest(self, rng: random.Random) -> Blank:
+        """`rest` of one short sentence, as the world tells its facts most plainly."""
+        entity = world.new_entity(self.language(rng), self.split, rng)
+        choices = world.short_patterns(entity.language, entity.kind, self.split)
+        return self._cut(world.state(rng.choice(choices), entity, rng)[0], rng)
+
+    def _cut(self, marked: str, rng: random.Random) -> Blank:
+        """B is all that follows a random cut; most often names in it take no loss."""
+        ids, names = self.told(marked)
         cut = rng.randint(min(3, len(ids) - 1), max(3, len(ids) - 1))
         if rng.random() < 0.3:
             names = frozenset()

@@ -6,7 +6,7 @@ import random
 
 from . import wording, world
 from .examples import Blank, Drawing
-from .forms import HEADINGS
+from .forms import BRACKETS, HEADINGS, framed
 from .pools import read_sections
 
 
@@ -30,23 +30,39 @@ class Newspaper(Drawing):
 
     def headings(self, rng: random.Random) -> Blank:
         """1–8 short texts of a newspaper under their sections' headings; one or all are blank."""
-        language = "zh" if rng.random() < 0.55 else "en"
-        sections = read_sections(f"{language}_topics")
-        names = [s.removeprefix("pretrain.") for s in sections if s.startswith("pretrain.")]
-        left, right = (self.ids(part) for part in rng.choice(HEADINGS))
-        topics = rng.choices(names, k=rng.randint(1, 8))
+        language, topics, sections = self._sections(rng, rng.randint(1, 8))
+        left, right = rng.choice(HEADINGS)
         gone = range(len(topics)) if rng.random() < 0.85 else [rng.randrange(len(topics))]
         above = len(topics) > 1 or rng.random() < 0.5
         part_a: list[int] = []
         part_b: list[int] = []
         for index, topic in enumerate(topics):
             body = self.ids(self._news(sections[f"pretrain.{topic}"], language, rng))
-            heading = [*left, *([self.mask] if index in gone else self.ids(topic)), *right]
+            heading, inside = self.told(f"{left}{wording.OPEN}{topic}{wording.CLOSE}{right}")
+            if index in gone:
+                start, end = min(inside), max(inside) + 1
+                part_b += ([self.sop] if part_b else []) + heading[start:end]
+                heading[start:end] = [self.mask]
             part_a += self.ids("\n") if part_a else []
             part_a += heading + body if above else body + heading
-            if index in gone:
-                part_b += ([self.sop] if part_b else []) + self.ids(topic)
         return Blank(part_a, part_b, masked=True)
+
+    def filing(self, rng: random.Random) -> Blank:
+        """Short texts, one after the other: the section of each, in the brackets asked for."""
+        language, topics, sections = self._sections(rng, rng.randint(1, 4))
+        left, right = rng.choice(BRACKETS)
+        news = [self._news(sections[f"pretrain.{topic}"], language, rng) for topic in topics]
+        texts = [framed(news[0], f"{left}…{right}", language, rng), *(f"\n{n}\n" for n in news[1:])]
+        return self._turns(texts, [f"{left}{topic}{right}" for topic in topics])
+
+    def _sections(
+        self, rng: random.Random, count: int
+    ) -> tuple[str, list[str], dict[str, tuple[str, ...]]]:
+        """A language, `count` topics of it and its newspaper's sections."""
+        language = "zh" if rng.random() < 0.4 else "en"
+        sections = read_sections(f"{language}_topics")
+        names = [s.removeprefix("pretrain.") for s in sections if s.startswith("pretrain.")]
+        return language, rng.choices(names, k=count), sections
 
     def _news(self, lines: tuple[str, ...], language: str, rng: random.Random) -> str:
         """One or two sentences of one topic, scenery beside them at times."""

@@ -11,12 +11,14 @@ Every example has a part A (seen) and a part B (the only tokens with a loss):
     blanks         passage with [MASK] or [sMASK]       -> the blanks' text, `sop` between them
     repeats        a fact told twice, [MASK] once       -> its object
     rest           the beginning of a text, [gMASK]     -> its end
+                   (short_rest: of a short sentence)
     shapes         passage + a shape                    -> the facts in that shape
     lists          passage + the shape of a list        -> all facts in the text's order
                    (short_lists: of a sentence or two)
     mentions       passage                              -> its names and values, in order
     topics         words of one topic + groups          -> the group they belong to
     headings       texts under headings, some blank     -> these headings
+    filing         short texts + brackets               -> the heading of each
 
 in one of two layouts: `glm` puts the mask and `sop` between A and B, `chatglm2` puts `[gMASK] sop`
 in front of A. A blank is drawn where the rest of A decides it whenever that is possible.

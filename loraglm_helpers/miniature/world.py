@@ -21,6 +21,7 @@ from .wording import CLOSE, OPEN, choices, chosen, plain, reportable, reported
 # Whose sentence patterns a split takes, where it has none of its own.
 WORDING = {"probe": "dev", NEW_NAMES: "pretrain"}
 _SLOT = re.compile(r"\{([^}]+)\}")
+_SUBJECT_FIRST = re.compile(r"(《|The |\")?\{S\}")
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,20 @@ def patterns(language: str, kind: str, split: str) -> tuple[Pattern, ...]:
         pattern = Pattern(text, names, line.startswith("+ "))
         found += [pattern] * (1 + choices(text))
     return tuple(found)
+
+
+@cache
+def short_patterns(language: str, kind: str, split: str) -> tuple[Pattern, ...]:
+    """The short patterns among them: one fact, the subject in front, few words, no other name."""
+    longest = 45 if language == "en" else 18
+
+    def short(pattern: Pattern) -> bool:
+        words = _SLOT.sub("", pattern.text)
+        alone = len(pattern.relations) == 1 and "{?" not in pattern.text and "<" not in words
+        return alone and len(words) <= longest and bool(_SUBJECT_FIRST.match(pattern.text))
+
+    found = patterns(language, kind, split)
+    return tuple(pattern for pattern in found if not pattern.continues and short(pattern))
 
 
 def new_entity(language: str, split: str, rng: random.Random, kind: str | None = None) -> Entity:

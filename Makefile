@@ -44,8 +44,9 @@ tutorial: $(READY)
 lab: $(READY)
 	$(BIN)/jupyter lab --notebook-dir=. $(ARGS) notebooks/01_inspect_the_data.ipynb
 
+# Two processes: one begins with the notebooks, in their order, the other with the unit tests.
 test: $(EXTRAS)
-	$(ON_CPU) $(BIN)/python -m pytest $(ARGS)
+	$(ON_CPU) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 notebooks: $(EXTRAS)
 	$(ON_CPU) $(BIN)/python -m loraglm_helpers.notebooks store $(NB)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import matplotlib
 import pytest
+import torch
 
 # Set here and not in the environment, which the notebooks' kernels inherit: they draw inline.
 matplotlib.use("Agg")
+# Beside another process (`make test`) one thread is enough; the notebooks' kernels have them all.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

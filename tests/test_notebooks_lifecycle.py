@@ -48,11 +48,11 @@ def save(path: Path, *sources: str) -> Path:
     return path
 
 
-def nbval(path: Path) -> subprocess.CompletedProcess:
-    """Run the stored notebook as `make test` does; the plugin is the root's conftest.py."""
+def nbval(*paths: Path) -> subprocess.CompletedProcess:
+    """Run the stored notebooks as `make test` does; the plugin is the root's conftest.py."""
     command = [sys.executable, "-m", "pytest", "-c", ROOT / "pyproject.toml", "-p", "conftest"]
     return subprocess.run(
-        [*command, "-q", "--color=no", "-p", "no:cacheprovider", path],
+        [*command, "-q", "--color=no", "-p", "no:cacheprovider", *paths],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -75,14 +75,13 @@ def test_stored_outputs_are_compared_strictly(tmp_path):
     assert stored.metadata.keys() == {"kernelspec", "language_info"}
     assert [cell.execution_count for cell in stored.cells[1:]] == [1, 2, 3, 4]
 
-    passed = nbval(path)
-    assert "4 passed" in passed.stdout, passed.stdout
-
     value[0].data["text/plain"] = "'another answer'"
-    notebooks.write(stored, path)
-    failed = nbval(path)
-    assert failed.returncode == 1
-    assert "1 failed, 3 passed" in failed.stdout
+    changed = path.with_name("changed.ipynb")
+    notebooks.write(stored, changed)
+    done = nbval(path, changed)
+    assert done.returncode == 1
+    assert "1 failed, 7 passed" in done.stdout, done.stdout
+    assert done.stdout.startswith(".......F")  # the cell that another answer was stored for
 
 
 def test_a_failing_cell_is_named_and_the_file_stays_as_it_was(tmp_path, capsys):

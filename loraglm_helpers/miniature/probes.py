@@ -85,18 +85,22 @@ def blank_accuracy(model: Any, tokenizer: Any, count: int = 200, seed: int = 4) 
     return sum(a == t for a, t in zip(answers, targets, strict=True)) / count
 
 
-def continuation_accuracy(model: Any, tokenizer: Any, count: int = 200, seed: int = 2) -> float:
+def continuation_accuracy(
+    model: Any, tokenizer: Any, count: int = 200, seed: int = 2, short: bool = True
+) -> float:
     """Share of `count` sentences, cut in their middle, that greedy continuation makes whole.
 
-    The names are the probe's; a sentence counts when it matches some pre-training pattern, with
-    numbers, years and units where the pattern wants them.
+    They are of `world.short_patterns`, or of all where `short` is false; the names are the
+    probe's. A sentence counts when it matches some pre-training pattern, with numbers, years and
+    units where the pattern wants them.
     """
+    known = world.short_patterns if short else world.patterns
     objectives, rng = Objectives(tokenizer, "probe"), random.Random(seed)
     prompts, starts = [], []
     for _ in range(count):
         language = rng.choice(("zh", "zh", "zh", "en"))
         entity = world.new_entity(language, "probe", rng)
-        choices = world.patterns(language, entity.kind, "pretrain")
+        choices = known(language, entity.kind, "pretrain")
         pattern = rng.choice([p for p in choices if not p.continues])
         ids = objectives.ids(wording.plain(world.state(pattern, entity, rng)[0]))
         ids = ids[: rng.randint(len(ids) // 3, len(ids) * 2 // 3)]
@@ -105,6 +109,24 @@ def continuation_accuracy(model: Any, tokenizer: Any, count: int = 200, seed: in
     ends = generate(model, tokenizer, prompts, max_new_tokens=64)
     whole = [well_formed(s + e, language) for (s, language), e in zip(starts, ends, strict=True)]
     return sum(whole) / count
+
+
+def measure(model: Any, tokenizer: Any, count: int) -> dict[str, Any]:
+    """All shares above but `tasks`: lists of `count` / 3 passages a length, the rest of `count`."""
+
+    def lists(**how: Any) -> dict[int, float]:
+        return {n: list_accuracy(model, tokenizer, n, max(1, count // 3), **how) for n in (1, 2, 3)}
+
+    return {
+        "copying": copying_accuracy(model, tokenizer, count),
+        "copying_known_patterns": copying_accuracy(model, tokenizer, count, split=NEW_NAMES),
+        "lists_known_patterns": lists(split=NEW_NAMES),
+        "lists": lists(),
+        "lists_asked_above": lists(above=True),
+        "blanks": blank_accuracy(model, tokenizer, count),
+        "well_formed": continuation_accuracy(model, tokenizer, count),
+        "well_formed_any": continuation_accuracy(model, tokenizer, count, short=False),
+    }
 
 
 def main() -> None:
@@ -126,22 +148,7 @@ def main() -> None:
     model, tokenizer = load_glm(arguments.model), load_tokenizer(arguments.model)
     if arguments.adapter:
         model = load_adapter(model, arguments.adapter)
-
-    def lists(**how: Any) -> dict[int, float]:
-        count = max(1, arguments.count // 3)
-        return {n: list_accuracy(model, tokenizer, n, count, **how) for n in (1, 2, 3)}
-
-    result = {
-        "copying": copying_accuracy(model, tokenizer, arguments.count),
-        "copying_known_patterns": copying_accuracy(
-            model, tokenizer, arguments.count, split=NEW_NAMES
-        ),
-        "lists_known_patterns": lists(split=NEW_NAMES),
-        "lists": lists(),
-        "lists_asked_above": lists(above=True),
-        "blanks": blank_accuracy(model, tokenizer, arguments.count),
-        "well_formed": continuation_accuracy(model, tokenizer, arguments.count),
-    }
+    result = measure(model, tokenizer, arguments.count)
     if arguments.data:
         rows = read_rows(arguments.data)
         answers = predict(model, tokenizer, rows, preset("tiny"), progress=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -157,6 +158,23 @@ def report(marked: str, language: str, split: str, rng: random.Random) -> str:
     return reported(frame, marked, lambda part: fill(part, None, language, split, rng))
 
 
+def in_random_order(known: Sequence[Pattern], rng: random.Random) -> Iterator[Pattern]:
+    """Each pattern once, in random order.
+
+    Of thousands only the first few are read, so they are drawn as they are asked for. A few hundred
+    are shuffled first: the rows were drawn so.
+    """
+    left = list(known)
+    if len(left) < 500:
+        rng.shuffle(left)
+        yield from left
+        return
+    while left:
+        at = rng.randrange(len(left))
+        left[at], left[-1] = left[-1], left[at]
+        yield left.pop()
+
+
 def sentences_about(
     entity: Entity, most_facts: int, rng: random.Random, repeat: bool = False, reports: float = 0.0
 ) -> tuple[list[str], list[Fact]]:
@@ -167,11 +185,10 @@ def sentences_about(
     among the sentences that name their subject and can be quoted whole. (A share of 0 draws no
     random number, here and in `passage`: the rows were drawn without.)
     """
-    order = list(patterns(entity.language, entity.kind, entity.split))
-    rng.shuffle(order)
+    known = patterns(entity.language, entity.kind, entity.split)
     sentences: list[str] = []
     facts: list[Fact] = []
-    for pattern in order:
+    for pattern in in_random_order(known, rng):
         if pattern.continues and not sentences:
             continue
         stated = {fact.predicate for fact in facts}

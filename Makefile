@@ -3,7 +3,7 @@
 # make test       set up, run every test and every notebook        (ARGS="-k data" to choose)
 # make notebooks  run the series and store its outputs             (NB=notebooks/03_… to choose)
 # make data       write the train and dev rows anew
-# make pretrain   pre-train the miniature anew (thirteen and a half hours on two cores)
+# make pretrain   pre-train the miniature anew (fifteen hours on two cores)
 # make clean      remove build/ and .venv/
 #
 # Another interpreter: make PYTHON=/path/to/python3.12 tutorial
@@ -54,7 +54,7 @@ notebooks: $(EXTRAS)
 clean:
 	rm -rf build $(VENV)
 
-# How what is in data/ was made. The pre-training takes thirteen and a half hours on two cores;
+# How what is in data/ was made. The pre-training takes fifteen hours on two cores;
 # stopped anywhere, it goes on where it was.
 # The tunable has glibc ask for huge pages: large tensors are faster to read and write there.
 .PHONY: data pretrain

@@ -11,9 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from loraglm_helpers.miniature import names, probes, shapes, tasks, wellformed, wording, world
+from loraglm_helpers.miniature import (
+    names,
+    newspaper,
+    probes,
+    shapes,
+    tasks,
+    wellformed,
+    wording,
+    world,
+)
 from loraglm_helpers.miniature.deepening import deepen, depth
-from loraglm_helpers.miniature.forms import COMMAS, framed
+from loraglm_helpers.miniature.forms import BRACKETS, COMMAS, HEADINGS, framed
 from loraglm_helpers.miniature.objectives import Blank, Objectives
 from loraglm_helpers.miniature.plan import (
     COPYING,
@@ -436,6 +445,68 @@ def test_a_heading_is_the_topic_of_its_text(tokenizer):
         topics = [tokenizer.decode(list(map(ord, part))) for part in parts]
         assert all(f"pretrain.{topic}" in sections for topic in topics)
         assert blank.part_a.count(objectives.mask) == len(topics)
+
+
+@pytest.mark.parametrize(("left", "right"), HEADINGS)
+def test_a_blank_heading_is_cut_out_of_its_line(tokenizer, left, right, monkeypatch):
+    """Behind a bracket a word has other pieces than at the beginning of a text."""
+    monkeypatch.setattr(newspaper, "HEADINGS", ((left, right),))
+    objectives, rng = Objectives(tokenizer), random.Random(6)
+    for _ in range(8):
+        blank = objectives.headings(rng)
+        at, gap = blank.part_a.index(objectives.mask), [*blank.part_b, objectives.sop]
+        heading = gap[: gap.index(objectives.sop)]
+        line = objectives.ids(f"{left}{tokenizer.decode(heading).strip()}{right}")
+        whole = [*blank.part_a[:at], *heading, *blank.part_a[at + 1 :]]
+        assert line in [whole[i : i + len(line)] for i in range(at + 1)]
+
+
+@pytest.mark.parametrize("brackets", BRACKETS)
+def test_texts_are_filed_in_the_brackets_asked_for(tokenizer, brackets, monkeypatch):
+    monkeypatch.setattr(newspaper, "BRACKETS", (brackets,))
+    objectives, rng = Objectives(tokenizer), random.Random(7)
+    left, right = brackets
+    for _ in range(5):
+        blank = objectives.filing(rng)
+        assert f"{left}…{right}" in tokenizer.decode(blank.part_a)
+        for answer in (blank.part_b, *(b for _, b in blank.more)):
+            filed = re.fullmatch(
+                rf"{re.escape(left)}(.+){re.escape(right)}", tokenizer.decode(answer)
+            )
+            sections = {**read_sections("zh_topics"), **read_sections("en_topics")}
+            assert f"pretrain.{filed[1]}" in sections
+
+
+def test_a_short_sentence_is_cut_and_goes_on(tokenizer, monkeypatch):
+    objectives, rng = Objectives(tokenizer), random.Random(9)
+    monkeypatch.setattr(objectives, "language", lambda rng: "zh")
+    for _ in range(4):
+        blank = objectives.short_rest(rng)
+        sentence = tokenizer.decode([*blank.part_a, *blank.part_b])
+        assert blank.part_b and wellformed.well_formed(sentence, "zh")
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_short_patterns_state_one_fact_of_the_thing_in_front(kind):
+    for language in ("zh", "en"):
+        found = world.short_patterns(language, kind, "pretrain")
+        assert len(set(found)) >= 9
+        for pattern in found:
+            assert re.fullmatch(r"(《|The |\")?\{S\}[^{}]*\{[^{}?]+\}[^{}]*", pattern.text), pattern
+
+
+def test_patterns_come_in_random_order_each_once():
+    for many in (10, 1000):
+        orders = [list(world.in_random_order(range(many), random.Random(n))) for n in (1, 2)]
+        assert [sorted(order) for order in orders] == [list(range(many))] * 2
+        assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_sentences_that_become_whole_are_counted(tokenizer, short, monkeypatch):
+    monkeypatch.setattr(probes, "generate", lambda *given, **settings: ["。"] * 3 + ["，"])
+    monkeypatch.setattr(probes, "well_formed", lambda text, language: text.endswith("。"))
+    assert probes.continuation_accuracy(None, tokenizer, count=4, short=short) == 0.75
 
 
 def test_layers_are_added_where_the_plan_says():

@@ -107,7 +107,12 @@ def continuation_accuracy(
         prompts.append([*ids, objectives.gmask, objectives.sop])
         starts.append((tokenizer.decode(ids), language))
     ends = generate(model, tokenizer, prompts, max_new_tokens=64)
-    whole = [well_formed(s + e, language) for (s, language), e in zip(starts, ends, strict=True)]
+    # An answer's text has lost the space in front of its first word.
+    gaps = {"zh": ("",), "en": ("", " ")}
+    whole = [
+        any(well_formed(start + gap + end, language) for gap in gaps[language])
+        for (start, language), end in zip(starts, ends, strict=True)
+    ]
     return sum(whole) / count
 
 

@@ -11,9 +11,15 @@ import torch
 
 # Set here and not in the environment, which the notebooks' kernels inherit: they draw inline.
 matplotlib.use("Agg")
-# Beside another process (`make test`) one thread is enough; the notebooks' kernels have them all.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def beside_the_notebooks() -> None:
+    """Under `make test` take what the notebooks' process leaves: one thread, at low priority."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)
+        if hasattr(os, "nice"):
+            os.nice(19)
 
 
 @pytest.fixture(scope="session")
